@@ -177,7 +177,7 @@ def usable_files(
     files = L(files).map(Path)
     if not files: raise ValueError('no files given: the list is empty')
     good,labels,skipped = [],[],[]
-    for f in progress_bar(files, leave=False, comment='checking') if decode and len(files) > 500 else files:
+    for f in progress_bar(files, leave=False) if decode and len(files) > 500 else files:
         try:
             label = label_func(f) if label_func else None
             if decode: open_image(f)

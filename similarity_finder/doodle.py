@@ -8,7 +8,7 @@ Docs: https://similarity-finder.github.io/similarity_finder/doodle.html.md"""
 __all__ = ['DOODLE_VERSION', 'DOODLE_PARTS', 'DOODLE_BREEDS', 'DOODLE_BACKGROUNDS', 'Doodle', 'draw_doodle', 'doodle_pets',
            'doodle_masks', 'doodle_traits', 'doodle_label', 'doodle_sheet']
 
-# %% ../nbs/00_doodle.ipynb #b08d801a
+# %% ../nbs/00_doodle.ipynb #ff2299f8
 import json, os, shutil
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,7 +24,7 @@ from fastcore.foundation import L
 from fastprogress.fastprogress import progress_bar
 from PIL import Image, ImageChops, ImageColor, ImageDraw
 
-# %% ../nbs/00_doodle.ipynb #30dd1ee8
+# %% ../nbs/00_doodle.ipynb #60c7595d
 DOODLE_VERSION = 1  # raise it when a change of the drawing code changes pixels
 DOODLE_PARTS = ('animal', 'ears', 'snout', 'coat', 'eyes')  # bit order of the masks
 _TRAITS = ('species', 'ears', 'snout', 'coat')
@@ -45,7 +45,7 @@ DOODLE_BREEDS = {name: dict(zip(_TRAITS, row.split())) for name, row in {
     'parlour_hare':     'rabbit long broad tuxedo',
     'sofa_lop':         'rabbit floppy broad plain'}.items()}
 
-# %% ../nbs/00_doodle.ipynb #38bfd064
+# %% ../nbs/00_doodle.ipynb #a7853d0c
 def blob(pts, # corner points, shape (p,2), in order around the shape
          n=8, # curve points drawn per corner
         ): # Array of shape (p*n,2)
@@ -55,7 +55,7 @@ def blob(pts, # corner points, shape (p,2), in order around the shape
     q = 2*b + (c-a)*t + (2*a-5*b+4*c-d)*t**2 + (3*b-a-3*c+d)*t**3
     return (q/2).transpose(1,0,2).reshape(-1,2)
 
-# %% ../nbs/00_doodle.ipynb #2d87f0c9
+# %% ../nbs/00_doodle.ipynb #03eeeca6
 def oval(x, y, rx, ry=None, # centre and radii in head units; `ry=None` draws a circle
          turn=0, # degrees
         ): # Array of shape (40,2)
@@ -74,7 +74,7 @@ def leaf(a, b, # end points
     mid, wave = a + (b-a)*t + side*bend*np.sin(np.pi*t), side*w*np.sin(np.pi*t)**.7
     return np.concatenate([mid+wave, (mid-wave)[::-1]])
 
-# %% ../nbs/00_doodle.ipynb #0dc97dfb
+# %% ../nbs/00_doodle.ipynb #e8070075
 def both(pts): # A list of two curves: the right one (x>0) and its mirror image
     "A curve and its mirror image"
     return [np.asarray(pts, float), np.asarray(pts, float)*(-1, 1)]
@@ -84,7 +84,17 @@ def _symmetric(half): # half outline from the top (x=0) to the chin (x=0)
     half = np.array(half)
     return blob(np.concatenate([half, half[-2:0:-1]*(-1,1)]))
 
-# %% ../nbs/00_doodle.ipynb #c617ddbb
+# %% ../nbs/00_doodle.ipynb #84d66ad4
+def grow(curve, # array of shape (p,2), either way round
+         by, # head units; negative shrinks
+        ): # Array of shape (p,2)
+    "Move a closed curve outward along its normals"
+    after, along = np.roll(curve, -1, 0), np.roll(curve, -1, 0) - np.roll(curve, 1, 0)
+    normal = np.stack([along[:,1], -along[:,0]], 1)/(np.hypot(*along.T)[:,None] + 1e-9)
+    turn = np.sign((curve[:,0]*after[:,1] - curve[:,1]*after[:,0]).sum())
+    return curve + by*turn*normal
+
+# %% ../nbs/00_doodle.ipynb #2499350b
 _SUPER = 4  # pixels of the canvas per pixel of the image, each way
 _OWNERS = ('background', 'other', 'ears', 'snout', 'coat', 'eyes')  # exactly one owner a pixel
 
@@ -116,7 +126,7 @@ class Easel:
         for c in curves: d.polygon([(x+shift[0]*self.u, y+shift[1]*self.u) for x,y in self.px(c)], fill=255)
         return a
 
-# %% ../nbs/00_doodle.ipynb #a0f289c2
+# %% ../nbs/00_doodle.ipynb #ce7905c1
 @patch
 def _paste(self:Easel, colour, area, opacity=1.):
     "Paint an area, touching no more of the canvas than its bounding box"
@@ -138,28 +148,28 @@ def fill(self:Easel, curves, colour, part=None, clip=None, # `part`: the new own
     if part: self.owner.paste(_OWNERS.index(part), mask=a)
     self._paste(colour, a, opacity)
 
-# %% ../nbs/00_doodle.ipynb #9afc3866
+# %% ../nbs/00_doodle.ipynb #c66e5f86
 @patch
-def stroke(self:Easel, pts, colour, w=.05, part=None): # `w`: line width in head units
+def stroke(self:Easel, pts, colour, w=.05): # `w`: line width in head units
     "A line with round ends"
-    p, w = self.px(pts), max(round(w*self.u), 1)
-    for im, c in [(self.im, colour)] + ([(self.owner, _OWNERS.index(part))] if part else []):
-        d = ImageDraw.Draw(im); d.line(p, fill=c, width=w, joint='curve')
-        for x,y in (p[0], p[-1]): d.ellipse([x-w/2, y-w/2, x+w/2, y+w/2], fill=c)
+    p, w, d = self.px(pts), max(round(w*self.u), 1), ImageDraw.Draw(self.im)
+    d.line(p, fill=colour, width=w, joint='curve')
+    for x,y in (p[0], p[-1]): d.ellipse([x-w/2, y-w/2, x+w/2, y+w/2], fill=colour)
 
-# %% ../nbs/00_doodle.ipynb #ff372416
+# %% ../nbs/00_doodle.ipynb #2a238778
 @patch
 def shape(self:Easel, curve, colour, line, part, paint=None, # `paint(clip)` may decorate the inside
           w=.05):
     "A filled curve with decoration, a shadow on the side away from the light, and an outline"
+    self.fill([grow(curve, w/2)], line, part)
+    curve = grow(curve, -w/2)
     self.fill([curve], colour, part)
     clip = self.area(curve)
     if paint: paint(clip)
     dark = ImageChops.subtract(clip, self.area(curve, shift=self.light*.13))
     self._paste(mix(line, 'black', .2), dark, .17)
-    self.stroke([*curve, curve[0]], line, w, part)
 
-# %% ../nbs/00_doodle.ipynb #3474e58a
+# %% ../nbs/00_doodle.ipynb #b308c12c
 @patch
 def masks(self:Easel): # dict owner -> bool array of the final size
     "Who owns each final pixel, by majority of its small ones"
@@ -167,7 +177,7 @@ def masks(self:Easel): # dict owner -> bool array of the final size
     most = np.stack(share).argmax(0)
     return {k: most==i for i,k in enumerate(_OWNERS)}
 
-# %% ../nbs/00_doodle.ipynb #58b197a3
+# %% ../nbs/00_doodle.ipynb #39737379
 def _hills(d, n, rng, cs):
     "Rolling lines, far to near"
     x = np.linspace(0, 1, 30)
@@ -181,7 +191,7 @@ def _meadow(d, n, rng, cs):
     for x, y, c in zip(rng.uniform(0, n, 40), n*rng.uniform(.66, 1, 40), rng.integers(3, len(cs), 40)):
         r = n*.008*(1 + 2*(y/n-.6)); d.ellipse([x-r, y-r, x+r, y+r], fill=cs[c])
 
-# %% ../nbs/00_doodle.ipynb #8c699788
+# %% ../nbs/00_doodle.ipynb #7a74d251
 def _sky(d, n, rng, cs):
     "Clouds of three puffs"
     for x, y, s in zip(rng.uniform(0, n, 5), n*(np.linspace(.05, .8, 5) + rng.uniform(-.05, .05, 5)), n*rng.uniform(.05, .1, 5)):
@@ -194,7 +204,7 @@ def _night(d, n, rng, cs):
     for x, y, r in zip(rng.uniform(0, n, 45), rng.uniform(0, n, 45), n*rng.uniform(.003, .009, 45)):
         d.ellipse([x-r, y-r, x+r, y+r], fill=cs[1])
 
-# %% ../nbs/00_doodle.ipynb #1d431e1d
+# %% ../nbs/00_doodle.ipynb #242cfbd4
 def _checks(d, n, rng, cs):
     "A table cloth"
     s = n*rng.uniform(.1, .14); x0, y0 = rng.uniform(0, s, 2)
@@ -214,7 +224,7 @@ def _stripes(d, n, rng, cs):
     s = n*rng.uniform(.07, .1); x0 = rng.uniform(-2*s, 0)
     for i in range(16): d.rectangle([x0+2*i*s, 0, x0+(2*i+1)*s, n], fill=cs[i%len(cs)])
 
-# %% ../nbs/00_doodle.ipynb #122f88a1
+# %% ../nbs/00_doodle.ipynb #66dde97d
 def _room(d, n, rng, cs):
     "A sofa under a picture"
     x, y = n*rng.uniform(-.1, .1), n*rng.uniform(.5, .58)
@@ -224,7 +234,7 @@ def _room(d, n, rng, cs):
     d.rounded_rectangle([x-n*.1, y+n*.16, x+n*.12, n*1.2], n*.06, fill=cs[1])
     d.rounded_rectangle([x+n*.88, y+n*.16, x+n*1.1, n*1.2], n*.06, fill=cs[1])
 
-# %% ../nbs/00_doodle.ipynb #397ce016
+# %% ../nbs/00_doodle.ipynb #3340e1b8
 def _trees(d, n, rng, cs):
     "Firs on a slope"
     d.rectangle([0, n*.72, n, n], fill=cs[0])
@@ -233,7 +243,7 @@ def _trees(d, n, rng, cs):
         for k in range(3):
             t, w = y-h*(.3*k+.4), h*(.26-.06*k); d.polygon([(x-w, t+h*.4), (x, t), (x+w, t+h*.4)], fill=cs[1+i%2])
 
-# %% ../nbs/00_doodle.ipynb #e12694f0
+# %% ../nbs/00_doodle.ipynb #c5755d71
 def _city(d, n, rng, cs):
     "A skyline with lit windows"
     for k, c in enumerate(cs[:2]):
@@ -254,7 +264,7 @@ def _beach(d, n, rng, cs):
     t = np.linspace(0, 1, 20)
     d.polygon([(0,n), *zip(t*n, n*(.74 + .05*np.sin(7*t+x))), (n,n)], fill=cs[2])
 
-# %% ../nbs/00_doodle.ipynb #db779caa
+# %% ../nbs/00_doodle.ipynb #120e9bf4
 DOODLE_BACKGROUNDS = {  # name: painter, colour at the top, colour at the bottom, colours of the things
     'dawn':    (None,     '#fbd3c0', '#cfc3e6', ''),
     'mint':    (None,     '#e3f4e8', '#a9d6c4', ''),
@@ -273,7 +283,7 @@ DOODLE_BACKGROUNDS = {  # name: painter, colour at the top, colour at the bottom
     'city':    (_city,    '#f6d3c3', '#f9e6d2', '#c9b3c9 #a893b5 #fbe7ae'),
     'beach':   (_beach,   '#bfe3f2', '#e6f4f6', '#fff0b8 #7fc3d3 #f5dfb5')}
 
-# %% ../nbs/00_doodle.ipynb #d8da30df
+# %% ../nbs/00_doodle.ipynb #a9bc92ed
 def _rng(seed, what): # numpy Generator
     "The random stream of one purpose"
     return np.random.default_rng(crc32(f'{seed}/{what}'.encode()))
@@ -291,7 +301,7 @@ def scene(name, # one of the 16 scenes
     if paint: paint(ImageDraw.Draw(im), half, rng, [tuple(c.clip(0, 255).astype(int).tolist()) for c in things])
     return im.resize((n,n), Image.BICUBIC)  # drawn at half size: a little out of focus
 
-# %% ../nbs/00_doodle.ipynb #f9eb1b97
+# %% ../nbs/00_doodle.ipynb #641eab8c
 _FURS = ('#f3ab62 #b35a26 #fff0db', '#b9bec9 #5c6474 #f6f7fa', '#f6e3c3 #b98350 #fffaf0', '#a8764f #5d3a26 #f4dfc6',
          '#54525e #a3a1b3 #f1eef3', '#e9e4df #6a5f66 #ffffff', '#8fa3b8 #47586d #eef3f7', '#d9b7a8 #8a5560 #fdf1ea',
          '#d7bd7c #82622f #fdf5dd', '#c6b2d0 #6d5480 #f9f3fb')  # base, marks, light parts
@@ -309,7 +319,7 @@ class Look:
     @property
     def line(self): return mix(self.dark, '#2a1a1e', .6)
 
-# %% ../nbs/00_doodle.ipynb #2e529dc0
+# %% ../nbs/00_doodle.ipynb #12d99aa8
 def random_look(seed, # any integer
                ): # Look
     "Pose, light and colours of one image"
@@ -323,7 +333,7 @@ def random_look(seed, # any integer
     return Look(dict(unit=unit, x=x, y=y, turn=turn), (cos(a), sin(a)), base, mark, pale, r.choice(_EYES).item(),
                 r.choice([*_COLLARS, '', '', '']).item(), r.uniform(-1, 1, 2), r.choice([-1,1]).item(), seed)
 
-# %% ../nbs/00_doodle.ipynb #39b656c0
+# %% ../nbs/00_doodle.ipynb #d85eb0e7
 def _fur(look, traits): # a white bib needs a dark coat
     return look.dark if traits['coat']=='tuxedo' else look.base
 
@@ -334,7 +344,7 @@ _EAR = {  # outline of the right ear, from the inner base over the tip to the ou
     'floppy':  [(.3,-.74), (.74,-.93), (1.16,-.62), (1.4,.0), (1.44,.58), (1.2,.8), (.95,.55), (.8,.0), (.62,-.36)],
     'long':    [(.14,-.55), (.1,-1.15), (.24,-1.66), (.46,-1.84), (.66,-1.67), (.73,-1.15), (.68,-.4)]}
 
-# %% ../nbs/00_doodle.ipynb #04a309ad
+# %% ../nbs/00_doodle.ipynb #cdfb0141
 def draw_ears(e:Easel, look:Look, traits:dict, # traits: species, ears, snout, coat
              ):
     "Both ears; `traits['ears']` says which"
@@ -352,7 +362,7 @@ def draw_ears(e:Easel, look:Look, traits:dict, # traits: species, ears, snout, c
             for d in ((-.14,-.36), (.02,-.5), (.17,-.38)): e.fill([leaf((tip+(0,.16))*flip + (s,0), (tip+d)*flip + (s,0), .075)], look.line, 'ears')
             for x in (.36, .5, .64): e.fill([leaf(np.array((x-.05,-.35))*flip, np.array((x+.14,-.95))*flip, .075)], look.pale, 'ears')
 
-# %% ../nbs/00_doodle.ipynb #131dcc04
+# %% ../nbs/00_doodle.ipynb #5760d46c
 def _spots(rng, n, box, r): # n tries of circles (x,y,r) that keep apart
     "Random spots that do not touch"
     out = []
@@ -360,7 +370,7 @@ def _spots(rng, n, box, r): # n tries of circles (x,y,r) that keep apart
         if all(np.hypot(x-a, y-b) > 1.35*(s+t) for a,b,t in out): out.append((x, y, s))
     return [oval(x, y, s, s*.85, 40*x) for x,y,s in out]
 
-# %% ../nbs/00_doodle.ipynb #831159b5
+# %% ../nbs/00_doodle.ipynb #8a541a38
 def coat_curves(kind, # 'plain', 'tabby', 'spots', 'patches' or 'tuxedo'
                 where, # 'head' or 'body'
                 look,
@@ -380,21 +390,21 @@ def coat_curves(kind, # 'plain', 'tabby', 'spots', 'patches' or 'tuxedo'
         return [blaze] if head else [blob([(0,.6), (.62,.9), (.6,1.6), (.36,2.3), (0,2.9), (-.36,2.3), (-.6,1.6), (-.62,.9)])]
     return []
 
-# %% ../nbs/00_doodle.ipynb #97d04efc
+# %% ../nbs/00_doodle.ipynb #a6e75575
 def paint_coat(e, look, traits, where): # A function of a clip area, for `Easel.shape`
     "Paint the coat's pattern inside an area"
     kind = traits['coat']
     colour = look.pale if kind=='tuxedo' else look.mark
     return lambda clip: e.fill(coat_curves(kind, where, look), colour, clip=clip)
 
-# %% ../nbs/00_doodle.ipynb #fb490281
+# %% ../nbs/00_doodle.ipynb #75d13b68
 _HEAD = {k: _symmetric(v) for k,v in {
     'cat':    [(0,-.9), (.46,-.81), (.86,-.46), (1.0,.02), (1.16,.3), (1.02,.36), (1.06,.58), (.86,.6), (.5,.86), (0,.94)],
     'dog':    [(0,-.97), (.44,-.87), (.78,-.52), (.86,-.05), (.88,.4), (.7,.8), (.34,1), (0,1.03)],
     'rabbit': [(0,-.88), (.38,-.77), (.7,-.42), (.82,-.02), (1.04,.4), (.9,.8), (.45,.97), (0,1)]}.items()}
 _BODY = _symmetric([(0,.3), (.5,.5), (.66,.9), (1.02,1.35), (1.3,2.1), (1.4,3.6), (0,4.2)])
 
-# %% ../nbs/00_doodle.ipynb #3b2a2764
+# %% ../nbs/00_doodle.ipynb #d86d0a91
 def draw_body(e:Easel, look:Look, traits:dict):
     "Neck and shoulders, and sometimes a collar"
     e.shape(_BODY, _fur(look, traits), look.line, 'coat', paint_coat(e, look, traits, 'body'))
@@ -404,7 +414,7 @@ def draw_body(e:Easel, look:Look, traits:dict):
         e.fill([blob([(-.95,.8), (0,1.12), (.95,.8), (.95,1.02), (0,1.36), (-.95,1.02)])], look.collar, 'other', clip)
         e.shape(oval(0, 1.36, .15), '#f6d365', '#8a6420', 'other', w=.04)
 
-# %% ../nbs/00_doodle.ipynb #f039f49c
+# %% ../nbs/00_doodle.ipynb #60049abf
 def draw_head(e:Easel, look:Look, traits:dict):
     "Head with its coat; drooping ears lie over it, the others stand behind it"
     front = traits['ears']=='floppy'
@@ -412,7 +422,7 @@ def draw_head(e:Easel, look:Look, traits:dict):
     e.shape(_HEAD[traits['species']], _fur(look, traits), look.line, 'coat', paint_coat(e, look, traits, 'head'))
     if front: draw_ears(e, look, traits)
 
-# %% ../nbs/00_doodle.ipynb #d7c32f0d
+# %% ../nbs/00_doodle.ipynb #297bb01c
 _SNOUT = {  # outline, height of the nose, its size
     'short': (_symmetric([(0,.28), (.22,.27), (.42,.42), (.38,.62), (.2,.72), (0,.74)]), .33, .8),
     'long':  (_symmetric([(0,-.18), (.15,-.12), (.22,.2), (.42,.5), (.46,.85), (.28,1.12), (0,1.2)]), .56, 1.15),
@@ -420,7 +430,7 @@ _SNOUT = {  # outline, height of the nose, its size
 _NOSE = {'cat': _symmetric([(0,-.09), (.17,-.09), (.16,.0), (0,.13)]), 'rabbit': _symmetric([(0,-.07), (.13,-.09), (.1,.02), (0,.11)]),
          'dog': _symmetric([(0,-.15), (.2,-.12), (.23,.02), (.1,.14), (0,.16)])}
 
-# %% ../nbs/00_doodle.ipynb #3af8eadf
+# %% ../nbs/00_doodle.ipynb #7b376f6a
 def draw_snout(e:Easel, look:Look, traits:dict):
     "Muzzle, nose, mouth and whiskers"
     species, (muzzle, y, s), line = traits['species'], _SNOUT[traits['snout']], look.line
@@ -437,7 +447,7 @@ def draw_snout(e:Easel, look:Look, traits:dict):
     for k in (-1,0,1):
         for hair in both([(w+.16, lip+.07+.07*k), (1.15+w*.5, lip+.02+.2*k)]): e.stroke(hair, mix(look.pale, line, .25), .022)
 
-# %% ../nbs/00_doodle.ipynb #dbc69b51
+# %% ../nbs/00_doodle.ipynb #5520e116
 _EYE = {'cat': (.43,-.04,.25,.24), 'dog': (.4,-.14,.18,.2), 'rabbit': (.5,-.1,.18,.23)}  # x, y, rx, ry
 
 def eye_layers(species, look): # list of (share of rx, share of ry, colour), outside first
@@ -447,7 +457,7 @@ def eye_layers(species, look): # list of (share of rx, share of ry, colour), out
     ball = 'white' if species=='dog' else mix(look.eye, '#40222a', .6)
     return [(1, 1, ball), (.82, .86, iris), (.6, .64, pupil)]
 
-# %% ../nbs/00_doodle.ipynb #2acf3f92
+# %% ../nbs/00_doodle.ipynb #0cfd7c60
 def draw_eyes(e:Easel, look:Look, traits:dict):
     "Two eyes with their glints, and the brows of a dog"
     species = traits['species']
@@ -461,7 +471,7 @@ def draw_eyes(e:Easel, look:Look, traits:dict):
     if species=='dog':
         for brow in both(leaf((x-.14, y-.34), (x+.14, y-.32), .05, -.05)): e.fill([brow], look.line)
 
-# %% ../nbs/00_doodle.ipynb #c69bc214
+# %% ../nbs/00_doodle.ipynb #ccdd6662
 @dataclass
 class Doodle:
     "A drawn animal"
@@ -474,7 +484,7 @@ class Doodle:
         ax.imshow(self.image); ax.axis('off'); ax.set_title('{ears}, {snout}\n{coat} {species}'.format(**self.traits), size=8)
         return ax
 
-# %% ../nbs/00_doodle.ipynb #2d52ad5e
+# %% ../nbs/00_doodle.ipynb #e03d728d
 def _check(what, value, known):
     "ValueError for anything unknown"
     if value not in known: raise ValueError(f'unknown {what} {value!r}; known: {", ".join(sorted(known))}')
@@ -485,7 +495,7 @@ def _resolve(traits): # dict of the four traits
     for k in _TRAITS: _check(k, traits.get(k), {b[k] for b in DOODLE_BREEDS.values()})
     return {k: traits[k] for k in _TRAITS}
 
-# %% ../nbs/00_doodle.ipynb #34a28ff4
+# %% ../nbs/00_doodle.ipynb #1593330d
 def _relight(im, look): # PIL RGB
     "Brightness, warmth and a slope of light across the image"
     r, n = _rng(look.seed, 'light'), im.width
@@ -493,7 +503,7 @@ def _relight(im, look): # PIL RGB
     warm = r.uniform(-.07, .07)
     return Image.fromarray((np.asarray(im)*(slope*r.uniform(.85, 1.02))[...,None]*(1+warm, 1, 1-warm)).clip(0, 255).astype(np.uint8))
 
-# %% ../nbs/00_doodle.ipynb #52bbdcd8
+# %% ../nbs/00_doodle.ipynb #460385fb
 def draw_doodle(traits, # a breed name, or a dict with species, ears, snout and coat
                 seed=0, # everything that is not a trait
                 size=128, # side in pixels
@@ -511,7 +521,7 @@ def draw_doodle(traits, # a breed name, or a dict with species, ears, snout and 
     if traits['coat']=='patches': masks['coat'] = masks['coat'] | masks['ears']
     return Doodle(_relight(e.im.resize((size,size), Image.LANCZOS), look), masks, dict(traits, background=background))
 
-# %% ../nbs/00_doodle.ipynb #f0a96019
+# %% ../nbs/00_doodle.ipynb #9859b78b
 def _home(): return Path(os.environ.get('SIMILARITY_FINDER_HOME') or Path.home()/'.cache'/'similarity_finder')
 
 def _whole(path, recipe): # bool
@@ -525,7 +535,7 @@ def _whole(path, recipe): # bool
     if gone: raise FileExistsError(f'{len(gone)} of {len(files)} files are missing in {path} (first: {gone[0]}); delete the folder to draw it again')
     return True
 
-# %% ../nbs/00_doodle.ipynb #f01a46ff
+# %% ../nbs/00_doodle.ipynb #91902c09
 def doodle_pets(path=None, # where to; None: a folder under ~/.cache/similarity_finder or $SIMILARITY_FINDER_HOME
                 n=20, # images a breed
                 size=128, # side in pixels, 32 or more
@@ -544,7 +554,7 @@ def doodle_pets(path=None, # where to; None: a folder under ~/.cache/similarity_
     if not _whole(path, recipe): _draw_all(path, recipe, progress)
     return L(sorted(path/'images'/f for f in doodle_traits(path).file))
 
-# %% ../nbs/00_doodle.ipynb #245e6033
+# %% ../nbs/00_doodle.ipynb #7042a118
 def _draw_all(path, recipe, progress):
     "Draw into a sibling folder and rename it when everything is there"
     part = path.with_name(f'{path.name}.part{os.getpid()}')
@@ -570,7 +580,7 @@ def _draw_one(path, breed, i, recipe): # dict, a row of traits.csv
     Image.fromarray(bits).save(path/'masks'/f'{breed}_{i}.png')
     return dict(file=f'{breed}_{i}.jpg', breed=breed, **d.traits)
 
-# %% ../nbs/00_doodle.ipynb #f7a39ba3
+# %% ../nbs/00_doodle.ipynb #b70f4141
 def _there(fn, what): # Path
     "`fn`, or an error that names it"
     if not fn.exists(): raise FileNotFoundError(f'{what} not found: {fn} (was it drawn by `doodle_pets`?)')
@@ -583,7 +593,7 @@ def doodle_masks(fn, # an image of `doodle_pets`
     bits = np.array(Image.open(_there(fn.parent.parent/'masks'/f'{fn.stem}.png', 'mask')))
     return {k: (bits >> j & 1).astype(bool) for j,k in enumerate(DOODLE_PARTS)}
 
-# %% ../nbs/00_doodle.ipynb #ef3e3aa6
+# %% ../nbs/00_doodle.ipynb #68289cfe
 @lru_cache(maxsize=16)
 def _rows(csv, stamp): # dict file -> dict of traits
     return {r['file']: r for r in pd.read_csv(csv).to_dict('records')}
@@ -598,7 +608,7 @@ def doodle_traits(fn, # an image of `doodle_pets`, or its folder
     if fn.name not in rows: raise KeyError(f'{fn.name} is not listed in {csv}')
     return dict(rows[fn.name])
 
-# %% ../nbs/00_doodle.ipynb #b43cb20b
+# %% ../nbs/00_doodle.ipynb #363a6eba
 class doodle_label:
     "A labeller by one trait: `doodle_label('ears')(fn)`"
     def __init__(self, trait): # 'breed', 'species', 'ears', 'snout', 'coat' or 'background'
@@ -607,7 +617,7 @@ class doodle_label:
     def __call__(self, fn): return doodle_traits(fn)[self.trait]
     def __repr__(self): return f'doodle_label({self.trait!r})'
 
-# %% ../nbs/00_doodle.ipynb #e50cdf0e
+# %% ../nbs/00_doodle.ipynb #52f5c20d
 def doodle_sheet(breeds=None, # names; None: all
                  n=3, # examples a breed
                  cols=3, # breeds a row

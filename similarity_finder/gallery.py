@@ -52,7 +52,7 @@ def encode_images(
     dl = DataLoader(_Files(files, dls), bs, num_workers=num_workers, collate_fn=_collate)
     vectors,kept,skipped = [],[],[]
     with evaluating(model), torch.no_grad():
-        for idxs,x,bad in progress_bar(dl, leave=False, comment='encoding') if progress else dl:
+        for idxs,x,bad in progress_bar(dl, leave=False) if progress else dl:
             if idxs: vectors.append(PairVectors(*(o.float().cpu() for o in model.vectors(batch_tfms(x, dls).to(device)))))
             kept += idxs
             skipped += bad

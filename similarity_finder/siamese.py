@@ -258,6 +258,22 @@ class PairAUC(Metric):
         same = to_np(torch.cat(self.same))
         return roc_auc_score(same, to_np(torch.cat(self.logits).float())) if 0 < same.sum() < len(same) else float('nan')
 
+# %% ../nbs/02_siamese.ipynb #b1142f5c
+@patch
+@torch.no_grad()
+def fit_metric(self:PairHead,
+    e:torch.Tensor, # (B, C), metric vectors of a batch
+    y:torch.Tensor # (B,) labels
+):
+    "Start `alpha` and the bias where the cosines of a batch say: a logistic regression, its slope kept between 1 and 30"
+    from sklearn.linear_model import LogisticRegression
+    cosine,same = off_diagonal(e @ e.T, y)
+    if not 0 < same.sum() < len(same): return
+    fit = LogisticRegression(class_weight='balanced', C=100.).fit(to_np(cosine)[:,None], to_np(same))
+    alpha = min(max(fit.coef_[0,0], 1.), 30.)
+    self.log_alpha.fill_(float(np.log(alpha)))
+    self.w.bias.fill_(-alpha*(cosine[same].mean() + cosine[~same].mean()).item()/2) # zero half way between the two kinds
+
 # %% ../nbs/02_siamese.ipynb #04c6b071
 class SiameseLearner(Learner):
     "A `Learner` of a `SiameseModel` that shows its results as pairs"
@@ -265,7 +281,7 @@ class SiameseLearner(Learner):
         "Some pairs with the truth and the predicted P(same), which is red where it is wrong"
         dl = self.dls[ds_idx] if dl is None else dl
         b = dl.one_batch()
-        with evaluating(self.model), torch.no_grad(): p = self.model.head.probability(self.model(*b[:dl.n_inp])).float().cpu()
+        with evaluating(self.model), torch.no_grad(): p = self.model.head.probability(self.model(*b[:dl.n_inp])).cpu().as_subclass(torch.Tensor)
         b = dl.decode(b)
         at = some_pairs(b[1], max_n) if p.ndim == 2 else range(min(max_n, len(p)))
         items = [(b[0][i[0]], b[0][i[1]], b[1][i[0]]==b[1][i[1]], p[i]) if p.ndim == 2 else (b[0][i], b[1][i], b[2][i], p[i]) for i in at]
@@ -274,21 +290,6 @@ class SiameseLearner(Learner):
         return axs
 
 # %% ../nbs/02_siamese.ipynb #ce4c64d1
-@patch
-@torch.no_grad()
-def fit_metric(self:PairHead,
-    e:torch.Tensor, # (B, C), metric vectors of a batch
-    y:torch.Tensor # (B,) labels
-):
-    "Set `alpha` and the bias to the logistic regression of the cosines of a batch: a start from what the encoder knows"
-    from sklearn.linear_model import LogisticRegression
-    cosine,same = off_diagonal(e @ e.T, y)
-    if not 0 < same.sum() < len(same): return
-    fit = LogisticRegression(class_weight='balanced', C=100.).fit(to_np(cosine)[:,None], to_np(same))
-    self.log_alpha.fill_(float(np.log(max(fit.coef_[0,0], 1.))))
-    self.w.bias.fill_(float(fit.intercept_[0]))
-
-# %% ../nbs/02_siamese.ipynb #200c8b06
 def siamese_learner(
     dls:DataLoaders, # from `siamese_dls`
     arch=resnet34, # a torchvision model function or the name of a timm model
@@ -304,23 +305,23 @@ def siamese_learner(
     pool:str='concat', # pooling of the head
     p:tuple=(0.25,0.5), # dropout of the head
     metric:bool=True, # with the metric term
+    wd:float=0.1, # weight decay
     **kwargs # further arguments of `Learner`
 )->SiameseLearner:
     "A learner that predicts whether two images share a label"
     add_normalize(dls, None if encoder is not None else arch)
-    given = encoder is not None
+    given,new_head = encoder is not None,head is None
     with torch.random.fork_rng(devices=[]):
         if seed is not None: torch.manual_seed(seed)
         encoder = copy.deepcopy(encoder) if given else create_encoder(arch, pretrained, weights, cut)
         for p_ in encoder.parameters(): p_.requires_grad_(True)
         head = head or PairHead(n_channels(encoder), n_hidden, pool, p, metric)
     learn = SiameseLearner(dls, SiameseModel(encoder, head), loss_func=loss_func or PairLoss(), splitter=siamese_splitter,
-                           metrics=metrics or [pair_accuracy, PairAUC()], **kwargs)
-    if given or pretrained or weights is not None:
-        if head.delta is not None and isinstance(dls.train, AllPairsDL):
-            x,y = dls.train.one_batch()
-            with evaluating(learn.model), torch.no_grad(): head.fit_metric(learn.model.to(x.device).vectors(x).e.float(), y)
-        learn.freeze()
+                           metrics=metrics or [pair_accuracy, PairAUC()], wd=wd, **kwargs)
+    if new_head and head.delta is not None and isinstance(dls.train, AllPairsDL):
+        x,y = dls.train.one_batch()
+        with evaluating(learn.model), torch.no_grad(): head.fit_metric(learn.model.to(x.device).vectors(x).e.float(), y)
+    if given or pretrained or weights is not None: learn.freeze()
     return learn.to_fp16() if torch.cuda.is_available() else learn
 
 # %% ../nbs/02_siamese.ipynb #bdcdafea
