@@ -131,12 +131,13 @@ def evaluating(*modules):
 
 # %% ../nbs/01_classifier.ipynb #2a88ce41
 def convnet(
-    widths:tuple=(32,64,128,256), # channels of each stage; each halves height and width
+    widths:tuple=(32,64,128,256), # channels of each stage; each but the last halves height and width
     pretrained:bool=False # there are no pretrained weights
 )->nn.Sequential:
     "A small convolutional network, to be cut by `create_encoder`"
     if pretrained: raise RuntimeError('convnet has no pretrained weights')
-    stages = [nn.Sequential(ConvLayer(i, o, stride=2), ConvLayer(o, o)) for i,o in zip((3,)+tuple(widths), widths)]
+    strides = [2]*(len(widths)-1) + [1]
+    stages = [nn.Sequential(ConvLayer(i, o, stride=s), ConvLayer(o, o)) for i,o,s in zip((3,)+tuple(widths), widths, strides)]
     return nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 1000))
 
 # %% ../nbs/01_classifier.ipynb #12007e93
