@@ -1,0 +1,137 @@
+"Each kind of bad input is a clear error or a counted skip"
+import io
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from similarity_finder.data import ImageError, LabelError, label_func, open_image
+from similarity_finder.finder import SimilarityFinder
+
+
+def jpeg(size=(80, 60)):
+    out = io.BytesIO()
+    Image.effect_noise(size, 60).convert('RGB').save(out, 'jpeg')
+    return out.getvalue()
+
+
+@pytest.fixture
+def bad(tmp_path):
+    "One file of each kind, all named like pets: kind -> (file, what the message says)"
+    huge = Image.new('1', (20_000, 20_000)) # 400 million pixels in a few kilobytes
+    kinds = {'missing': (None, 'no such file'), 'empty': (b'', 'the file is empty'), 'truncated': (jpeg()[:600], 'damaged or truncated'),
+             'text': (b'<html>not found</html>', 'not an image'), 'huge': (huge, 'pixels')}
+    out = {}
+    for kind, (data, says) in kinds.items():
+        f = tmp_path/f'Maine_{kind}_1.{"png" if kind == "huge" else "jpg"}'
+        if isinstance(data, bytes): f.write_bytes(data)
+        elif data is not None: data.save(f)
+        out[kind] = (f, says)
+    return out
+
+
+KINDS = ['missing', 'empty', 'truncated', 'text', 'huge']
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_as_a_query(finder, bad, kind):
+    f, says = bad[kind]
+    for call in (finder.predict, finder.search, lambda q: finder.explain(q, finder.gallery.files[0])):
+        with pytest.raises(ImageError, match=says) as e: call(f)
+        assert f.name in str(e.value)
+
+
+def test_in_the_gallery_they_are_counted_and_skipped(finder, doodles, bad, capsys):
+    files = [doodles[0], *(f for f, _ in bad.values()), doodles[1]]
+    mixed = SimilarityFinder(finder.clearn, finder.slearn, files, progress=False)
+    assert list(mixed.gallery.files) == [doodles[0], doodles[1]]
+    assert {f.name: r for f, r in mixed.gallery.skipped}.keys() == {f.name for f, _ in bad.values()}
+    assert '5 of 7 files cannot be used' in capsys.readouterr().out
+    with pytest.raises(ImageError, match="5 of 7 files cannot be used"):
+        SimilarityFinder(finder.clearn, finder.slearn, files, progress=False, on_error='raise')
+    assert mixed.search(doodles[0], k=5)[0].file == doodles[1] # and the rest works
+
+
+@pytest.mark.parametrize('pairs', ['all', 'sampled'])
+def test_in_training_they_are_counted_and_skipped(doodles, bad, pairs, capsys):
+    from similarity_finder.pairs import siamese_dls
+    dls = siamese_dls([*doodles[:40], *(f for f, _ in bad.values())], size=32, bs=8, pairs=pairs, num_workers=0)
+    assert len(dls.train_ds) + len(dls.valid_ds) == 40
+    assert '5 of 45 files cannot be used' in capsys.readouterr().out
+    dls.one_batch()
+
+
+def test_a_name_without_a_label(finder, doodles, tmp_path):
+    with pytest.raises(LabelError, match='holiday.jpg'): label_func('holiday.jpg')
+    nameless = tmp_path/'holiday.jpg'
+    nameless.write_bytes(doodles[0].read_bytes())
+    mixed = SimilarityFinder(finder.clearn, finder.slearn, [doodles[1], nameless], progress=False)
+    assert [f.name for f, _ in mixed.gallery.skipped] == ['holiday.jpg']
+    assert mixed.search(nameless, k=1)[0].file == doodles[1] # a query needs no label
+
+
+def test_empty_list(finder):
+    with pytest.raises(ValueError, match='the gallery is empty'): SimilarityFinder(finder.clearn, finder.slearn, [], progress=False)
+    from similarity_finder.classifier import classifier_dls
+    from similarity_finder.pairs import siamese_dls
+    for make in (classifier_dls, siamese_dls):
+        with pytest.raises(ValueError, match='the list is empty'): make([])
+
+
+def test_nothing_usable(finder, bad):
+    with pytest.raises(ValueError, match='none of 5 files can be used'):
+        SimilarityFinder(finder.clearn, finder.slearn, [f for f, _ in bad.values()], progress=False)
+
+
+def test_a_class_without_gallery_images(finder, doodles):
+    from similarity_finder.classifier import predict_class
+    cls = predict_class(doodles[0], finder.clearn)
+    others = [f for f in doodles if label_func(f) != cls][:5]
+    with pytest.raises(ValueError, match=f"looks like '{cls}'.*no other image of that label"):
+        SimilarityFinder(finder.clearn, finder.slearn, others, progress=False).predict(doodles[0])
+    only = [f for f in doodles if predict_class(f, finder.clearn) == label_func(f)][:1]
+    if only: # the query is the only one of its class
+        with pytest.raises(ValueError, match='no other image of that label'):
+            SimilarityFinder(finder.clearn, finder.slearn, only, progress=False).predict(only[0])
+
+
+@pytest.mark.parametrize('n', [0, -3])
+def test_compare_n_below_one(finder, doodles, n):
+    with pytest.raises(ValueError, match=f'at least 1, not {n}'): finder.predict(doodles[0], compare_n=n)
+    with pytest.raises(ValueError, match=f'at least 1, not {n}'): finder.search(doodles[0], k=n)
+
+
+def test_similar_cams_before_predict(finder, doodles):
+    fresh = SimilarityFinder(finder.clearn, finder.slearn, doodles[:3], progress=False)
+    with pytest.raises(RuntimeError, match='call predict'): fresh.similar_cams()
+
+
+def test_a_failed_prediction_keeps_the_last_one(finder, doodles, bad):
+    finder.predict(doodles[0], show=False)
+    before = finder.preds, finder.fns, finder.idx
+    with pytest.raises(ImageError): finder.predict(bad['truncated'][0])
+    assert (finder.preds, finder.fns, finder.idx) == before
+    finder.similar_cams()
+
+
+def test_every_mode_that_pillow_writes(tmp_path):
+    for mode, ext in [('1','png'), ('L','png'), ('LA','png'), ('P','gif'), ('RGBA','png'), ('CMYK','jpg'), ('I;16','png'), ('F','tiff'), ('YCbCr','jpg')]:
+        f = tmp_path/f'm.{ext}'
+        Image.new(mode, (7, 5)).save(f)
+        im = open_image(f)
+        assert (im.mode, tuple(im.size)) == ('RGB', (7, 5)), mode
+
+
+@pytest.mark.slow
+def test_a_bare_import_does_not_pay_for_torch():
+    code = "import sys, similarity_finder; assert 'torch' not in sys.modules and 'fastai' not in sys.modules; assert 'SimilarityFinder' in dir(similarity_finder)"
+    subprocess.run([sys.executable, '-c', code], check=True)
+    code = "from similarity_finder import SimilarityFinder; print(SimilarityFinder.__module__)"
+    assert subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, text=True).stdout.strip() == 'similarity_finder.finder'
+
+
+def test_unknown_attribute():
+    import similarity_finder
+    with pytest.raises(AttributeError, match='Nothing'): similarity_finder.Nothing
+    for name in similarity_finder.__all__: assert getattr(similarity_finder, name) is not None

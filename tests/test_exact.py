@@ -1,0 +1,88 @@
+"Properties that make the library what it is, on random heads and real encoder families"
+import pytest
+import torch
+from torch import nn
+from torchvision.models import mobilenet_v2, resnet18, squeezenet1_0
+
+from similarity_finder.cam import exact_maps, hirescam_maps, pair_maps, place_matrix
+from similarity_finder.classifier import create_encoder, n_channels
+from similarity_finder.siamese import PairHead, SiameseModel
+
+
+def shake(model):
+    "Weights and statistics as different from their start as training makes them"
+    for m in model.modules():
+        if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            m.running_mean.uniform_(-0.3, 0.3); m.running_var.uniform_(0.5, 1.5)
+            m.weight.data.uniform_(0.5, 1.5); m.bias.data.uniform_(-0.3, 0.3)
+        if isinstance(m, PairHead) and m.delta is not None: m.delta.data.uniform_(-0.5, 0.5)
+    return model.eval()
+
+
+@pytest.fixture(scope='module', params=[resnet18, mobilenet_v2, squeezenet1_0], ids=lambda o: o.__name__)
+def encoder(request):
+    torch.manual_seed(0)
+    encoder = shake(create_encoder(request.param, pretrained=False)).train()
+    with torch.no_grad():
+        for _ in range(80): encoder(patches(8)) # statistics that fit the weights, or deep layers die out
+    return encoder.eval()
+
+
+def patches(n, size=(64, 64)):
+    "Images that differ as photographs do: coloured patches, not noise"
+    return nn.functional.interpolate(torch.rand(n,3,4,4), size=size)
+
+
+@pytest.mark.parametrize('pool', ['concat', 'avg', 'max'])
+@pytest.mark.parametrize('metric', [True, False])
+def test_maps_and_intercept_sum_to_the_logit(encoder, pool, metric):
+    torch.manual_seed(1)
+    model = SiameseModel(encoder, shake(PairHead(n_channels(encoder), 24, pool, metric=metric)))
+    x1, x2 = patches(3, (64,96)), patches(3, (64,96))
+    with torch.no_grad():
+        logit = model(x1, x2)
+        A, B = model.encoder(x1), model.encoder(x2)
+    for method in ('exact', 'hirescam'):
+        maps = pair_maps(model, x1, x2, method)
+        total = maps.a.sum((1,2)) + maps.b.sum((1,2)) + maps.intercept
+        torch.testing.assert_close(total, logit, atol=1e-4, rtol=1e-5)
+    if metric:
+        va, vb = model.head.vectors(A), model.head.vectors(B)
+        torch.testing.assert_close(place_matrix(model.head, A, B).sum((1,2)), model.head.alpha*(va.e*vb.e).sum(1), atol=1e-4, rtol=1e-5)
+
+
+def test_all_pairs_equal_pair_by_pair(encoder):
+    torch.manual_seed(2)
+    model = SiameseModel(encoder, shake(PairHead(n_channels(encoder), 24)))
+    x = patches(4)
+    with torch.no_grad():
+        every = model(x)
+        one_by_one = torch.stack([torch.cat([model(x[i:i+1], x[j:j+1]) for j in range(4)]) for i in range(4)])
+    torch.testing.assert_close(every, one_by_one, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(every, every.T, atol=1e-5, rtol=1e-5)
+    assert every.std() > 1e-2 # they are not all the same number
+
+
+def test_a_moved_pattern_moves_its_evidence():
+    "An encoder that sees each place alone: what is moved in the image is moved in the map"
+    torch.manual_seed(3)
+    model = shake(SiameseModel(nn.Conv2d(3, 8, 1), PairHead(8, 16)))
+    x = torch.rand(1,3,5,5)
+    here, there = (pair_maps(model, o, x) for o in (x, x.roll((1,2), (2,3))))
+    torch.testing.assert_close(here.a.roll((1,2), (1,2)), there.a, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(here.b, there.b, atol=1e-5, rtol=1e-4)
+
+
+def test_evidence_is_what_occlusion_by_the_average_costs():
+    "In a linear head, replacing a place by the average image takes away just its evidence"
+    torch.manual_seed(4)
+    head = shake(PairHead(4, 6, 'avg', metric=False))
+    head.U.bias.data += 50 # all hidden units are on and stay on: the head is linear
+    A, B = torch.rand(1,4,2,2), torch.rand(1,4,2,2)
+    # both normalisations know the same average, as after training on all pairs
+    head.bn_g.running_mean.copy_(head.bn_q.running_mean)
+    gone = A.clone()
+    gone[:,:,1,0] = head.bn_q.running_mean
+    with torch.no_grad(): cost = head(A, B) - head(gone, B)
+    torch.testing.assert_close(exact_maps(head, A, B).a[:,1,0], cost, atol=1e-3, rtol=1e-3)
+    assert (hirescam_maps(head, A, B).a[:,1,0] - cost).abs() > 1e-2
