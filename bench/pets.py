@@ -48,11 +48,13 @@ def main():
     p.add_argument('--epochs', type=int, nargs=2, default=(4, 3), help='of the classifier and of each siamese network, with the encoder frozen')
     p.add_argument('--append', action='store_true', help='add to the csv files, for a further seed')
     a = p.parse_args()
-    rows, maps = [], []
+    maps, fname = [], here/'pets.csv'
+    if not a.append or not fname.exists(): fname.write_text('seed,what,measure,value\n')
     def note(what, **values):
-        for k, v in values.items():
-            rows.append({'seed': a.seed, 'what': what, 'measure': k, 'value': round(float(v), 4)})
-            print(f'seed {a.seed}  {what:28} {k:12} {v:.4f}', flush=True)
+        with open(fname, 'a', newline='') as f:
+            for k, v in values.items():
+                csv.writer(f).writerow((a.seed, what, k, round(float(v), 4)))
+                print(f'seed {a.seed}  {what:28} {k:12} {v:.4f}', flush=True)
 
     files = pets()
     labels = [label_func(f) for f in files]
@@ -106,13 +108,6 @@ def main():
     seconds = time.time()-start
     new = Gallery.from_files(files[valid], slearn.model, slearn.dls, num_workers=2)
     note('siamese, new breeds', **retrieval(new, new.vectors, new.labels, itself=torch.arange(len(new))), breeds=len(set(new.labels)), images=len(new), seconds=seconds)
-
-    fname = here/'pets.csv'
-    mode = 'a' if a.append and fname.exists() else 'w'
-    with open(fname, mode, newline='') as f:
-        w = csv.DictWriter(f, rows[0].keys())
-        if mode == 'w': w.writeheader()
-        w.writerows(rows)
 
 
 if __name__ == '__main__': main()

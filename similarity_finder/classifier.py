@@ -49,11 +49,13 @@ def classifier_dls(
     **kwargs # further arguments of `dataloaders`
 )->DataLoaders:
     "Labelled images in batches, for training and for validation"
-    files = usable_files(files, label_func, on_error=on_error).files
-    block = DataBlock((image_block, CategoryBlock), get_y=label_func, splitter=splitter or RandomSplitter(valid_pct, seed),
+    files,labels,_ = usable_files(files, label_func, on_error=on_error)
+    block = DataBlock((image_block, CategoryBlock(vocab=sorted(set(labels)))), get_y=label_func, splitter=splitter or RandomSplitter(valid_pct, seed),
                       item_tfms=Resize(size), batch_tfms=aug_transforms() if batch_tfms is None else batch_tfms)
     dls = block.dataloaders(files, bs=min(bs, len(files)), num_workers=num_workers, **kwargs)
     if not len(dls.train_ds): raise ValueError(f'the splitter leaves none of {len(files)} files to train on')
+    only_valid = sorted({label_func(f) for f in dls.valid_ds.items} - {label_func(f) for f in dls.train_ds.items})
+    if only_valid: print(f'{len(only_valid)} of {dls.c} labels have no image to train on and cannot be learned (first: {only_valid[0]!r})')
     dls.rng.seed(seed)
     return dls
 

@@ -195,7 +195,7 @@ def siamese_dls(
     splitter = splitter or RandomSplitter(valid_pct, seed)
     kwargs = dict(bs=bs, num_workers=num_workers, **kwargs)
     if pairs == 'all':
-        block = DataBlock((image_block, CategoryBlock), get_y=label_func, splitter=splitter, item_tfms=Resize(size),
+        block = DataBlock((image_block, CategoryBlock(vocab=sorted(set(labels)))), get_y=label_func, splitter=splitter, item_tfms=Resize(size),
                           batch_tfms=aug_transforms() if batch_tfms is None else batch_tfms, dl_type=AllPairsDL)
         return block.dataloaders(files, k=k, seed=seed, **kwargs)
     splits = splitter(files)
