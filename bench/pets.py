@@ -45,7 +45,7 @@ def main():
     p.add_argument('--weights', required=True, help='ImageNet weights of torchvision mobilenet_v2')
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--size', type=int, default=224)
-    p.add_argument('--epochs', type=int, nargs=2, default=(4, 3), help='of the classifier and of each siamese network, with the encoder frozen')
+    p.add_argument('--epochs', type=int, nargs=2, default=(4, 30), help='of the classifier, with the encoder frozen, and of the heads of the siamese networks')
     p.add_argument('--append', action='store_true', help='add to the csv files, for a further seed')
     a = p.parse_args()
     maps, fname = [], here/'pets.csv'
@@ -72,7 +72,7 @@ def main():
 
     start = time.time()
     slearn = siamese_learner(siamese_dls(files, splitter=split, bs=32, **common), encoder=clearn.model[0], seed=a.seed)
-    slearn.fit_one_cycle(a.epochs[1], 1e-3)
+    slearn.fit_head(a.epochs[1], 1e-3, seed=a.seed)
     seconds = time.time()-start
     finder = SimilarityFinder(clearn, slearn, files[train], num_workers=2)
     queries = Gallery.from_files(files[valid], slearn.model, slearn.dls, num_workers=2)
@@ -104,7 +104,7 @@ def main():
     split = ClassSplitter(valid_pct=0.25, seed=a.seed)
     train, valid = split(files)
     slearn = siamese_learner(siamese_dls(files, splitter=split, bs=32, **common), mobilenet_v2, weights=a.weights, seed=a.seed)
-    slearn.fit_one_cycle(a.epochs[1], 1e-3)
+    slearn.fit_head(a.epochs[1], 1e-3, seed=a.seed)
     seconds = time.time()-start
     new = Gallery.from_files(files[valid], slearn.model, slearn.dls, num_workers=2)
     note('siamese, new breeds', **retrieval(new, new.vectors, new.labels, itself=torch.arange(len(new))), breeds=len(set(new.labels)), images=len(new), seconds=seconds)
