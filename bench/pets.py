@@ -46,9 +46,10 @@ def main():
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--size', type=int, default=224)
     p.add_argument('--epochs', type=int, nargs=2, default=(4, 30), help='of the classifier, with the encoder frozen, and of the heads of the siamese networks')
+    p.add_argument('--out', type=Path, default=here/'pets.csv', help='the csv file to write')
     p.add_argument('--append', action='store_true', help='add to the csv files, for a further seed')
     a = p.parse_args()
-    maps, fname = [], here/'pets.csv'
+    maps, fname = [], a.out
     if not a.append or not fname.exists(): fname.write_text('seed,what,measure,value\n')
     def note(what, **values):
         with open(fname, 'a', newline='') as f:
