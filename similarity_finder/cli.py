@@ -107,14 +107,16 @@ def draw_reasons(
     "One row a query: the query and its nearest image, then the evidence in both"
     import matplotlib.pyplot as plt
     from similarity_finder.cam import show_maps
-    fig,axs = plt.subplots(len(queries), 4, figsize=(6.4, 1.85*len(queries)), squeeze=False)
+    from similarity_finder.data import label_func
+    fig,axs = plt.subplots(len(queries), 4, figsize=(6.4, 1.95*len(queries)), squeeze=False)
     for row,q in zip(axs, queries):
         m = finder.search(q, k=1)[0]
         why = finder.explain(q, m)
-        for ax,t,title in zip(row, why.tensors, ('query', f'{m.probability:.1%} similar')):
+        for ax,t,title in zip(row, why.tensors, (f'query\n{label_func(q)}', f'{m.probability:.1%} similar\n{m.label}')):
             ax.imshow(t.permute(1,2,0)); ax.axis('off'); ax.set_title(title, fontsize=8)
+        if m.label != label_func(q): row[1].title.set_color('#c1272d')
         show_maps(why.maps, *why.tensors, axs=row[2:])
-        for ax in row[2:]: ax.title.set_fontsize(8)
+        for ax in row[2:]: ax.set_title(f'evidence\n{ax.get_title()}', fontsize=8)
     fig.tight_layout(pad=0.4)
     return _save(fig, fname)
 

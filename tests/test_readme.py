@@ -1,0 +1,37 @@
+"What the README tells people to type exists"
+import re
+from pathlib import Path
+
+import pytest
+
+readme = (Path(__file__).resolve().parent.parent/'README.md').read_text(encoding='utf-8')
+
+
+def test_its_imports_work():
+    imports = re.findall(r'^from similarity_finder.* import .*$', readme, re.M)
+    assert len(imports) >= 2
+    for line in imports: exec(line, {})
+
+
+@pytest.mark.slow
+def test_its_own_images_example(tmp_path, monkeypatch):
+    "Run as it stands, on doodles in a folder for each label; only weights from the network and long training are left out"
+    import shutil
+    from fastai.learner import Learner
+    import similarity_finder.classifier as classifier
+    import similarity_finder.siamese as siamese
+    from similarity_finder.data import label_func
+    from similarity_finder.doodle import doodle_pets
+    for f in doodle_pets(n=4, size=96, progress=False):
+        (tmp_path/'my_images'/label_func(f)).mkdir(parents=True, exist_ok=True)
+        shutil.copy(f, tmp_path/'my_images'/label_func(f))
+    code = next(o for o in re.findall(r'```python\n(.*?)```', readme, re.S) if 'my_images' in o)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Learner, 'fine_tune', lambda self, epochs: self.fit_one_cycle(1, 1e-3), raising=False)
+    for module, name in ((classifier, 'classifier_learner'), (siamese, 'siamese_learner')):
+        make = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda dls, make=make, **kwargs: make(dls, classifier.convnet, pretrained=False, **kwargs))
+    made = {}
+    exec(code, made)
+    assert len(made['finder'].gallery) == 60
+    assert made['finder'].search(made['files'][0], k=1)[0].label in made['finder'].lbl2files
