@@ -26,15 +26,17 @@ def blob(pts, # corner points, shape (p,2), in order around the shape
     return (q/2).transpose(1,0,2).reshape(-1,2)
 
 # %% ../nbs/00_canvas.ipynb #08421b5e
-def oval(x, y, rx, ry=None, # centre and radii in head units; `ry=None` draws a circle
-         turn=0, # degrees
+def oval(x, y, # centre, head units
+         rx, ry=None, # radii, head units; `ry=None` draws a circle
+         turn=0, # degrees, clockwise as `y` points down
         ): # Array of shape (40,2)
     "An ellipse as a closed curve"
     t, a = np.linspace(0, 2*np.pi, 40, endpoint=False), radians(turn)
     p = np.stack([rx*np.cos(t), (rx if ry is None else ry)*np.sin(t)], 1)
     return p @ [[cos(a), sin(a)], [-sin(a), cos(a)]] + (x, y)
 
-def leaf(a, b, # end points
+def leaf(a, # (x,y), one end, head units
+         b, # (x,y), the other end
          w, # half width in the middle, head units
          bend=0, # how far the middle bulges sideways
         ): # A closed curve, pointed at both ends
@@ -68,7 +70,8 @@ def grow(curve, # array of shape (p,2), either way round
 _SUPER = 4  # pixels of the canvas per pixel of the image, each way
 _OWNERS = ('background', 'other', 'ears', 'snout', 'coat', 'eyes')  # exactly one owner a pixel
 
-def mix(a, b, # colours: names, '#rrggbb' or (r,g,b)
+def mix(a, # a colour: name, '#rrggbb' or (r,g,b), 0..255
+        b, # the other colour
         t=.5, # share of `b`, 0..1
        ): # (r,g,b), 0..255
     "The colour between `a` and `b`"
@@ -78,7 +81,8 @@ def mix(a, b, # colours: names, '#rrggbb' or (r,g,b)
 class Easel:
     "A supersampled canvas that remembers which part owns each pixel"
     def __init__(self, scene, # PIL image, the background, `_SUPER` times the final size
-                 unit=.25, x=.5, y=.55, # head unit and centre of the face, in shares of the image
+                 unit=.25, # head unit, in shares of the image
+                 x=.5, y=.55, # centre of the face, in shares of the image, 0..1
                  turn=0, # degrees
                  light=(-1,-1), # where light comes from, a direction
                 ):
@@ -90,7 +94,10 @@ class Easel:
         "Head units to pixels of the canvas"
         return [tuple(p) for p in (np.asarray(pts) @ self.m + self.at).tolist()]
 
-    def area(self, *curves, shift=(0,0)): # PIL 'L' image, 255 inside
+    def area(self,
+             *curves, # arrays of shape (p,2), head units
+             shift=(0,0), # (x,y), head units
+            ): # PIL 'L' image of the size of the canvas, 255 inside
         "The pixels inside `curves`, moved by `shift` head units"
         a = Image.new('L', self.im.size); d = ImageDraw.Draw(a)
         for c in curves: d.polygon([(x+shift[0]*self.u, y+shift[1]*self.u) for x,y in self.px(c)], fill=255)
@@ -105,8 +112,13 @@ def _paste(self:Easel, colour, area, opacity=1.):
     self.im.paste(colour, box, area if opacity==1 else area.point(lambda v: int(v*opacity)))
 
 @patch
-def fill(self:Easel, curves, colour, part=None, clip=None, # `part`: the new owner; `clip`: an area to stay inside
-         opacity=1.):
+def fill(self:Easel,
+         curves, # list of arrays of shape (p,2), head units
+         colour, # name, '#rrggbb' or (r,g,b)
+         part=None, # the new owner, one of `_OWNERS`; None: the owner stays
+         clip=None, # PIL 'L' image of the size of the canvas, to stay inside
+         opacity=1., # 0..1
+        ):
     "Paint the inside of a list of curves"
     if clip is None and opacity==1:
         for c in curves:
@@ -120,7 +132,11 @@ def fill(self:Easel, curves, colour, part=None, clip=None, # `part`: the new own
 
 # %% ../nbs/00_canvas.ipynb #d13a7c51
 @patch
-def stroke(self:Easel, pts, colour, w=.05): # `w`: line width in head units
+def stroke(self:Easel,
+           pts, # points in order, shape (p,2), head units
+           colour, # name, '#rrggbb' or (r,g,b)
+           w=.05, # line width, head units; at least one pixel is drawn
+          ):
     "A line with round ends"
     p, w, d = self.px(pts), max(round(w*self.u), 1), ImageDraw.Draw(self.im)
     d.line(p, fill=colour, width=w, joint='curve')
@@ -128,8 +144,14 @@ def stroke(self:Easel, pts, colour, w=.05): # `w`: line width in head units
 
 # %% ../nbs/00_canvas.ipynb #8b1582cc
 @patch
-def shape(self:Easel, curve, colour, line, part, paint=None, # `paint(clip)` may decorate the inside
-          w=.05):
+def shape(self:Easel,
+          curve, # array of shape (p,2), closed, head units
+          colour, # of the inside
+          line, # colour of the outline
+          part, # owner of inside and outline, one of `_OWNERS`
+          paint=None, # function of a clip area, to decorate the inside
+          w=.05, # width of the outline, head units
+         ):
     "A filled curve with decoration, a shadow on the side away from the light, and an outline"
     self.fill([grow(curve, w/2)], line, part)
     curve = grow(curve, -w/2)
@@ -260,7 +282,7 @@ def _rng(seed, what): # numpy Generator
 
 def scene(name, # one of the 16 scenes
           n, # side in pixels
-          seed=0,
+          seed=0, # colours and places of the things, any integer
          ): # PIL RGB image, n x n
     "Paint a background"
     paint, top, bottom, things = DOODLE_BACKGROUNDS[name]

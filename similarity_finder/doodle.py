@@ -41,9 +41,9 @@ def _whole(path, recipe): # bool
 
 # %% ../nbs/00_doodle.ipynb #56490f17
 def doodle_pets(path=None, # where to; None: a folder under ~/.cache/similarity_finder or $SIMILARITY_FINDER_HOME
-                n=20, # images a breed
+                n=20, # images a breed, 1 or more
                 size=128, # side in pixels, 32 or more
-                seed=42,
+                seed=42, # of the whole set; an image also depends on its breed and number
                 breeds=None, # names; None: all of `DOODLE_BREEDS`
                 plant=False, # give each breed a background of its own: a shortcut for a network to fall for
                 progress=True, # show a progress bar
@@ -91,7 +91,7 @@ def _there(fn, what): # Path
     return fn
 
 def doodle_masks(fn, # an image of `doodle_pets`
-                ): # dict part -> bool array
+                ): # dict part -> bool array of shape (height, width)
     "The masks of an image"
     fn = Path(fn)
     bits = np.array(Image.open(_there(fn.parent.parent/'masks'/f'{fn.stem}.png', 'mask')))
@@ -115,7 +115,9 @@ def doodle_traits(fn, # an image of `doodle_pets`, or its folder
 # %% ../nbs/00_doodle.ipynb #719f239a
 class doodle_label:
     "A labeller by one trait: `doodle_label('ears')(fn)`"
-    def __init__(self, trait): # 'breed', 'species', 'ears', 'snout', 'coat' or 'background'
+    def __init__(self,
+                 trait, # 'breed', 'species', 'ears', 'snout', 'coat' or 'background'
+                ):
         _check('trait', trait, ('breed', *_TRAITS, 'background'))
         self.trait = trait
     def __call__(self, fn): return doodle_traits(fn)[self.trait]
@@ -126,7 +128,7 @@ def doodle_sheet(breeds=None, # names; None: all
                  n=3, # examples a breed
                  cols=3, # breeds a row
                  size=96, # pixels a drawing
-                 seed=0,
+                 seed=0, # which examples; any integer
                  plant=False, # one background a breed
                 ): # matplotlib Figure
     "A contact sheet of breeds"

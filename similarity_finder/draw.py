@@ -82,7 +82,9 @@ _EAR = {  # outline of the right ear, from the inner base over the tip to the ou
     'long':    [(.14,-.55), (.1,-1.15), (.24,-1.66), (.46,-1.84), (.66,-1.67), (.73,-1.15), (.68,-.4)]}
 
 # %% ../nbs/00_draw.ipynb #2ed64537
-def draw_ears(e:Easel, look:Look, traits:dict, # traits: species, ears, snout, coat
+def draw_ears(e:Easel, # painted on
+              look:Look, # pose and colours
+              traits:dict, # species, ears, snout, coat
              ):
     "Both ears; `traits['ears']` says which"
     kind, sway = traits['ears'], _rng(look.seed, 'ears').uniform(-.06, .06, 2)
@@ -110,7 +112,7 @@ def _spots(rng, n, box, r): # n tries of circles (x,y,r) that keep apart
 # %% ../nbs/00_draw.ipynb #ef3f94c7
 def coat_curves(kind, # 'plain', 'tabby', 'spots', 'patches' or 'tuxedo'
                 where, # 'head' or 'body'
-                look,
+                look, # `Look`
                ): # List of curves to fill with the colour of the marks
     "The pattern of a coat, in head units"
     rng, head, f = _rng(look.seed, kind+where), where=='head', look.flip
@@ -128,7 +130,11 @@ def coat_curves(kind, # 'plain', 'tabby', 'spots', 'patches' or 'tuxedo'
     return []
 
 # %% ../nbs/00_draw.ipynb #2f694573
-def paint_coat(e, look, traits, where): # A function of a clip area, for `Easel.shape`
+def paint_coat(e, # `Easel`, painted on
+               look, # `Look`
+               traits, # dict; its coat is used
+               where, # 'head' or 'body'
+              ): # A function of a clip area, for `Easel.shape`
     "Paint the coat's pattern inside an area"
     kind = traits['coat']
     colour = look.pale if kind=='tuxedo' else look.mark
@@ -142,7 +148,10 @@ _HEAD = {k: _symmetric(v) for k,v in {
 _BODY = _symmetric([(0,.3), (.5,.5), (.66,.9), (1.02,1.35), (1.3,2.1), (1.4,3.6), (0,4.2)])
 
 # %% ../nbs/00_draw.ipynb #488b2b66
-def draw_body(e:Easel, look:Look, traits:dict):
+def draw_body(e:Easel, # painted on
+              look:Look, # pose and colours
+              traits:dict, # species, ears, snout, coat
+             ):
     "Neck and shoulders, and sometimes a collar"
     e.shape(_BODY, _fur(look, traits), look.line, 'coat', paint_coat(e, look, traits, 'body'))
     clip = e.area(_BODY)
@@ -152,7 +161,10 @@ def draw_body(e:Easel, look:Look, traits:dict):
         e.shape(oval(0, 1.36, .15), '#f6d365', '#8a6420', 'other', w=.04)
 
 # %% ../nbs/00_draw.ipynb #d2490e7b
-def draw_head(e:Easel, look:Look, traits:dict):
+def draw_head(e:Easel, # painted on
+              look:Look, # pose and colours
+              traits:dict, # species, ears, snout, coat
+             ):
     "Head with its coat; drooping ears lie over it, the others stand behind it"
     front = traits['ears']=='floppy'
     if not front: draw_ears(e, look, traits)
@@ -168,7 +180,10 @@ _NOSE = {'cat': _symmetric([(0,-.09), (.17,-.09), (.16,.0), (0,.13)]), 'rabbit':
          'dog': _symmetric([(0,-.15), (.2,-.12), (.23,.02), (.1,.14), (0,.16)])}
 
 # %% ../nbs/00_draw.ipynb #6a6a2b5a
-def draw_snout(e:Easel, look:Look, traits:dict):
+def draw_snout(e:Easel, # painted on
+               look:Look, # pose and colours
+               traits:dict, # species, ears, snout, coat
+              ):
     "Muzzle, nose, mouth and whiskers"
     species, (muzzle, y, s), line = traits['species'], _SNOUT[traits['snout']], look.line
     for cheek in both(oval(.7, .34, .17, .11)): e.fill([cheek], '#f0707c', opacity=.2)
@@ -187,7 +202,9 @@ def draw_snout(e:Easel, look:Look, traits:dict):
 # %% ../nbs/00_draw.ipynb #08762ee5
 _EYE = {'cat': (.43,-.04,.25,.24), 'dog': (.4,-.14,.18,.2), 'rabbit': (.5,-.1,.18,.23)}  # x, y, rx, ry
 
-def eye_layers(species, look): # list of (share of rx, share of ry, colour), outside first
+def eye_layers(species, # 'cat', 'dog' or 'rabbit'
+               look, # `Look`
+              ): # list of (share of rx, share of ry, colour), outside first
     "Eyeball, iris and pupil"
     iris, pupil = mix(look.eye, '#3a2418', .35), '#1d171c'
     if species=='cat': return [(1, 1, look.eye), (.36, .88, pupil)]
@@ -195,7 +212,10 @@ def eye_layers(species, look): # list of (share of rx, share of ry, colour), out
     return [(1, 1, ball), (.82, .86, iris), (.6, .64, pupil)]
 
 # %% ../nbs/00_draw.ipynb #f443087c
-def draw_eyes(e:Easel, look:Look, traits:dict):
+def draw_eyes(e:Easel, # painted on
+              look:Look, # pose and colours
+              traits:dict, # species, ears, snout, coat
+             ):
     "Two eyes with their glints, and the brows of a dog"
     species = traits['species']
     (x, y, rx, ry), (gx, gy) = _EYE[species], look.gaze*(.05,.03)
@@ -213,9 +233,11 @@ def draw_eyes(e:Easel, look:Look, traits:dict):
 class Doodle:
     "A drawn animal"
     image: Image.Image # RGB
-    masks: dict # part -> bool array
+    masks: dict # part -> bool array of shape (height, width)
     traits: dict # species, ears, snout, coat, background
-    def show(self, ax=None):
+    def show(self,
+             ax=None, # matplotlib axes; None: a new figure
+            ): # the axes
         "The image, titled with its traits"
         ax = ax or plt.subplots(figsize=(2,2))[1]
         ax.imshow(self.image); ax.axis('off'); ax.set_title('{ears}, {snout}\n{coat} {species}'.format(**self.traits), size=8)
@@ -242,10 +264,10 @@ def _relight(im, look): # PIL RGB
 
 # %% ../nbs/00_draw.ipynb #899e3607
 def draw_doodle(traits, # a breed name, or a dict with species, ears, snout and coat
-                seed=0, # everything that is not a trait
-                size=128, # side in pixels
+                seed=0, # everything that is not a trait; any integer
+                size=128, # side in pixels, 32 or more to see the parts
                 background=None, # name of a scene; None: the seed chooses
-               ) -> Doodle:
+               ) -> Doodle: # RGB image of `size` x `size`, masks of shape (size,size), traits
     "Draw one animal"
     traits = _resolve(traits)
     if background is None: background = _rng(seed, 'background').choice(list(DOODLE_BACKGROUNDS)).item()
