@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 _lazy = {'SimilarityFinder': 'finder', 'Gallery': 'gallery', 'image_files': 'data', 'labeller': 'data', 'label_func': 'data', 'open_image': 'data',
          'pets': 'data', 'doodle_pets': 'doodle', 'draw_doodle': 'draw', 'classifier_dls': 'classifier', 'classifier_learner': 'classifier', 'predict_class': 'classifier',
          'siamese_dls': 'pairs', 'SiameseImage': 'pairs', 'SiameseTransform': 'pairs', 'PairHead': 'head', 'SiameseModel': 'siamese',
-         'siamese_learner': 'siamese', 'siampredict': 'siamese', 'pair_maps': 'cam', 'show_cam': 'cam'}
+         'siamese_learner': 'siamese', 'pair_maps': 'cam', 'show_cam': 'cam'}
 __all__ = ['__version__', *_lazy]
 
 def __getattr__(name):
