@@ -45,6 +45,8 @@ def main():
     p.add_argument('--weights', required=True, help='ImageNet weights of torchvision mobilenet_v2')
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--size', type=int, default=224)
+    p.add_argument('--classifier-size', type=int, help="the classifier's; by default the same")
+    p.add_argument('--maps', type=int, help='for how many queries to measure maps; by default for all that have a trimap')
     p.add_argument('--epochs', type=int, nargs=2, default=(4, 30), help='of the classifier, with the encoder frozen, and of the heads of the siamese networks')
     p.add_argument('--out', type=Path, default=here/'pets.csv', help='the csv file to write')
     p.add_argument('--append', action='store_true', help='add to the csv files, for a further seed')
@@ -62,17 +64,18 @@ def main():
     split = TrainTestSplitter(0.25, random_state=a.seed, stratify=labels)
     train, valid = split(files)
     set_seed(a.seed, reproducible=True)
-    common = dict(size=a.size, seed=a.seed, num_workers=2)
+    common = dict(seed=a.seed, num_workers=2)
+    csize = a.classifier_size or a.size
 
     start = time.time()
-    clearn = classifier_learner(classifier_dls(files, splitter=split, bs=32, **common), mobilenet_v2, weights=a.weights, seed=a.seed)
+    clearn = classifier_learner(classifier_dls(files, splitter=split, size=csize, bs=32, **common), mobilenet_v2, weights=a.weights, seed=a.seed)
     clearn.fit_one_cycle(a.epochs[0], 3e-3)
     probs, y = clearn.get_preds()
     right = (probs.argmax(1) == y).float()
     note('classifier, known breeds', accuracy=right.mean(), balanced_accuracy=np.mean([right[y == c].mean() for c in y.unique()]), seconds=time.time()-start)
 
     start = time.time()
-    slearn = siamese_learner(siamese_dls(files, splitter=split, bs=32, **common), encoder=clearn.model[0], seed=a.seed)
+    slearn = siamese_learner(siamese_dls(files, splitter=split, size=a.size, bs=32, **common), encoder=clearn.model[0], seed=a.seed)
     slearn.fit_head(a.epochs[1], 1e-3, seed=a.seed)
     seconds = time.time()-start
     finder = SimilarityFinder(clearn, slearn, files[train], num_workers=2)
@@ -84,6 +87,7 @@ def main():
 
     # the evidence for each query and its best match of the same breed, where both have a trimap
     for f in queries.files:
+        if a.maps is not None and len({o['query'] for o in maps}) >= a.maps: break
         ms = [m for m in finder.search(f, k=20, labels=label_func(f)) if pets_mask(m.file) is not None]
         if pets_mask(f) is None or not ms: continue
         pair = [f, ms[0].file]
@@ -93,7 +97,7 @@ def main():
             try: m = pair_maps(slearn.model, x[:1], x[1:], method)
             except ValueError: continue # 'weights' refuses where the sizes differ
             for cam, mask in zip((m.a[0], m.b[0]), masks):
-                maps.append({'seed': a.seed, 'method': method, 'energy': energy_inside(cam, mask), 'pointing': float(pointing_game(cam, mask)),
+                maps.append({'query': f, 'method': method, 'energy': energy_inside(cam, mask), 'pointing': float(pointing_game(cam, mask)),
                              'uniform': mask.mean(), 'residual': m.residual().abs().item()})
     for method in sorted({o['method'] for o in maps}):
         of = [o for o in maps if o['method'] == method]
@@ -104,7 +108,7 @@ def main():
     start = time.time()
     split = ClassSplitter(valid_pct=0.25, seed=a.seed)
     train, valid = split(files)
-    slearn = siamese_learner(siamese_dls(files, splitter=split, bs=32, **common), mobilenet_v2, weights=a.weights, seed=a.seed)
+    slearn = siamese_learner(siamese_dls(files, splitter=split, size=a.size, bs=32, **common), mobilenet_v2, weights=a.weights, seed=a.seed)
     slearn.fit_head(a.epochs[1], 1e-3, seed=a.seed)
     seconds = time.time()-start
     new = Gallery.from_files(files[valid], slearn.model, slearn.dls, num_workers=2)
