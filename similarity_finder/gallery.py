@@ -20,7 +20,9 @@ from fastprogress.fastprogress import progress_bar
 
 from .classifier import evaluating
 from .data import ImageError,LabelError,label_func,report_skipped
-from .siamese import PairHead,PairVectors,batch_tfms,cat_vectors,item_tfms,pair_model
+from .head import PairHead,PairVectors,cat_vectors
+from .scan import pair_scan,scan_weights
+from .siamese import batch_tfms,item_tfms,pair_model
 
 # %% ../nbs/04_gallery.ipynb #c19a8eaa
 class _Files(Dataset):
@@ -116,15 +118,11 @@ def from_files(cls:Gallery,
 @torch.no_grad()
 def scores(self:Gallery,
     query:PairVectors, # of Q images
-    subset=None, # indices of gallery images; by default all
-    chunk:int=4096 # gallery images at a time
-)->torch.Tensor: # (Q, N) logits of P(same)
+    subset=None # indices of gallery images; by default all
+)->torch.Tensor: # (Q, N) logits of P(same), on the CPU
     "The logit of every query with every gallery image"
-    idxs = torch.arange(len(self)) if subset is None else torch.as_tensor(subset, dtype=torch.long)
-    device,query = self.head.w.weight.device,query.to(self.head.w.weight.device)
-    with evaluating(self.head):
-        out = [self.head.all_logits(query, self.vectors.rows(idx).to(device)).cpu() for idx in idxs.split(max(1, chunk//len(query)))]
-    return torch.cat(out, 1) if out else torch.zeros(len(query), 0)
+    vectors = self.vectors if subset is None else self.vectors.rows(torch.as_tensor(subset, dtype=torch.long))
+    return pair_scan(query, vectors, scan_weights(self.head)).cpu()
 
 # %% ../nbs/04_gallery.ipynb #503396eb
 @patch
@@ -142,7 +140,8 @@ def search(self:Gallery,
         if unknown: raise ValueError(f'no images labelled {unknown[0]!r} in the gallery; its labels are {sorted(set(self.labels))}')
     out = {self.index(f) for f in exclude}
     keep = torch.tensor([i for i,l in enumerate(self.labels) if i not in out and (labels is None or l in labels)], dtype=torch.long)
-    logits = self.scores(query, keep)[0]
+    # scoring all is cheaper than copying most of the vectors
+    logits = self.scores(query)[0][keep] if len(keep) > len(self)//2 else self.scores(query, keep)[0]
     order = logits.sort(descending=True, stable=True).indices[:k]
     p = self.head.probability(logits.to(self.head.temperature.device)).cpu()
     return [Match(self.files[i], self.labels[i], logits[o].item(), p[o].item()) for o,i in zip(order.tolist(), keep[order].tolist())]
