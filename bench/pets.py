@@ -16,11 +16,13 @@ from torchvision.models import mobilenet_v2
 from similarity_finder.cam import cam_methods, pair_maps
 from similarity_finder.classifier import classifier_dls, classifier_learner
 from similarity_finder.data import ClassSplitter, label_func, pets, pets_mask
+from similarity_finder.encode import PairEncoder
 from similarity_finder.finder import SimilarityFinder
 from similarity_finder.gallery import Gallery
 from similarity_finder.metrics import energy_inside, map_at_r, pointing_game, recall_at_k, roc_auc
 from similarity_finder.pairs import siamese_dls
-from similarity_finder.siamese import preprocess, siamese_learner
+from similarity_finder.preprocess import Preprocess
+from similarity_finder.siamese import siamese_learner
 
 here = Path(__file__).parent
 
@@ -79,7 +81,7 @@ def main():
     slearn.fit_head(a.epochs[1], 1e-3, seed=a.seed)
     seconds = time.time()-start
     finder = SimilarityFinder(clearn, slearn, files[train], num_workers=2)
-    queries = Gallery.from_files(files[valid], slearn.model, slearn.dls, num_workers=2)
+    queries = Gallery.from_files(files[valid], PairEncoder(slearn.model, slearn.dls), num_workers=2)
     note('siamese, known breeds', **retrieval(finder.gallery, queries.vectors, queries.labels), seconds=seconds)
     found = [label_func(finder.predict(f, compare_n=15, show=False)) == label_func(f) for f in queries.files]
     by_breed = [np.mean([o for o, f in zip(found, queries.files) if label_func(f) == b]) for b in sorted(set(queries.labels))]
@@ -91,7 +93,7 @@ def main():
         ms = [m for m in finder.search(f, k=20, labels=label_func(f)) if pets_mask(m.file) is not None]
         if pets_mask(f) is None or not ms: continue
         pair = [f, ms[0].file]
-        x = preprocess(pair, slearn.dls)
+        x = Preprocess.of(slearn.dls)(pair)
         masks = [mask_as_seen(o, a.size) for o in pair]
         for method in cam_methods:
             try: m = pair_maps(slearn.model, x[:1], x[1:], method)
@@ -111,7 +113,7 @@ def main():
     slearn = siamese_learner(siamese_dls(files, splitter=split, size=a.size, bs=32, **common), mobilenet_v2, weights=a.weights, seed=a.seed)
     slearn.fit_head(a.epochs[1], 1e-3, seed=a.seed)
     seconds = time.time()-start
-    new = Gallery.from_files(files[valid], slearn.model, slearn.dls, num_workers=2)
+    new = Gallery.from_files(files[valid], PairEncoder(slearn.model, slearn.dls), num_workers=2)
     note('siamese, new breeds', **retrieval(new, new.vectors, new.labels, itself=torch.arange(len(new))), breeds=len(set(new.labels)), images=len(new), seconds=seconds)
 
 

@@ -15,7 +15,8 @@ from similarity_finder.classifier import classifier_dls, classifier_learner, cre
 from similarity_finder.doodle import doodle_pets
 from similarity_finder.finder import SimilarityFinder
 from similarity_finder.pairs import siamese_dls
-from similarity_finder.siamese import SiameseLearner, SiameseModel, preprocess
+from similarity_finder.preprocess import Preprocess
+from similarity_finder.siamese import SiameseLearner, SiameseModel
 
 here = Path(__file__).parent
 
@@ -23,9 +24,9 @@ here = Path(__file__).parent
 def loop(slearn, clearn, fn, lbl2files, compare_n):
     "The article's way: one forward pass of the whole siamese network for each file of the predicted class"
     files = [f for f in lbl2files[predict_class(fn, clearn)] if f != fn][:compare_n]
-    x, preds = preprocess([fn], slearn.dls), []
+    x, preds = Preprocess.of(slearn.dls)([fn]), []
     for f in files:
-        with torch.no_grad(): preds.append(slearn.model(x, preprocess([f], slearn.dls)).softmax(1)[0,1].item())
+        with torch.no_grad(): preds.append(slearn.model(x, Preprocess.of(slearn.dls)([f])).softmax(1)[0,1].item())
     return files[int(np.argmax(preds))], preds
 
 
@@ -44,7 +45,7 @@ def main():
     clearn.model[1][-1].weight.data.zero_() # it always says Tufted_Mau
     model = SiameseModel(create_encoder(resnet34, pretrained=False), create_head(2*512, 2))
     slearn = SiameseLearner(siamese_dls(files, label, size=a.size, bs=8, num_workers=0), model, loss_func=nn.CrossEntropyLoss())
-    x = preprocess(files[:16], slearn.dls)
+    x = Preprocess.of(slearn.dls)(files[:16])
     with torch.no_grad():
         for _ in range(10): model(x[:8], x[8:]) # statistics that fit the weights, so that the probabilities differ
     model.eval()

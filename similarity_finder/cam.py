@@ -21,7 +21,8 @@ from fastcore.basics import patch
 from fastai.torch_core import show_image
 
 from .classifier import evaluating
-from .siamese import PairHead,SiameseModel,item_tfms,pair_model
+from .preprocess import Preprocess
+from .siamese import PairHead,SiameseModel,pair_model
 
 # %% ../nbs/03_cam.ipynb #c48a53b8
 class Hook:
@@ -208,10 +209,10 @@ def pair_maps(
 # %% ../nbs/03_cam.ipynb #b0ec78ab
 def to_tensor(
     fn, # an image file or an open image
-    dls # whose preprocessing is applied, without normalisation
+    dls # `DataLoaders` or a `Preprocess`, which is applied without normalisation
 )->torch.Tensor: # (3, H, W) between 0 and 1
     "An image as the network sees it, ready to be shown"
-    return torch.Tensor(item_tfms(fn, dls).float())/255
+    return Preprocess.of(dls).item(fn).float()/255
 
 def overlay(
     m:np.ndarray, # (h, w), signed

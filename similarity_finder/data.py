@@ -55,7 +55,7 @@ class TableLabeller:
         label:str='label', # the column with the label
         file:str='file' # the column with the file: a path, a path relative to the table's folder, or a bare name
     ):
-        self.table,self.root = Path(table),Path(table).resolve().parent
+        self.table,self.root,self.label,self.file = Path(table),Path(table).resolve().parent,label,file
         with open(self.table, newline='', encoding='utf-8-sig') as f: rows = list(csv.DictReader(f))
         for col in (file, label):
             if not rows or col not in rows[0]:

@@ -12,17 +12,20 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+from PIL import Image
 from fastcore.basics import patch
 from fastai.learner import Learner
 from fastai.vision.data import get_grid
 from fastai.torch_core import show_image
 
 from .cam import PairMaps,pair_maps,show_maps,to_tensor
-from .classifier import class_probabilities,evaluating
-from .data import label_func,open_image
+from .classifier import Classifier,class_probabilities
+from .data import ImageError,label_func,open_image
+from .encode import PairEncoder
 from .gallery import Gallery,Match
+from .head import PairVectors
 from .pairs import SiameseImage
-from .siamese import PairVectors,pair_model,preprocess
+from .store import load_finder,save_finder
 
 # %% ../nbs/05_finder.ipynb #67650f45
 class SimilarityFinder:
@@ -33,32 +36,49 @@ class SimilarityFinder:
         files, # the gallery: image files to find the most similar one in
         label_func=label_func, # file -> label
         bs:int=64, # images a batch while encoding the gallery
-        num_workers:int=0, # processes that decode the gallery
+        num_workers:int|None=None, # processes that decode the gallery; by default as many as cores, for many files
         progress:bool=True, # show a progress bar
         on_error:str='skip' # what to do about gallery files that cannot be used: 'skip' with a report, or 'raise'
     ):
-        self.clearn,self.slearn,self.label_func = classifier_learner,siamese_learner,label_func
-        self.gallery = Gallery.from_files(files, siamese_learner.model, siamese_learner.dls, label_func, bs, num_workers, progress, on_error)
-        self.lbl2files = {} # label -> its gallery files, in the order given
-        for f,l in zip(self.gallery.files, self.gallery.labels): self.lbl2files.setdefault(l, []).append(f)
-        self.preds,self.fns,self.idx = [],[],None # of the last prediction
+        gallery = Gallery.from_files(files, PairEncoder(siamese_learner.model, siamese_learner.dls), label_func, bs, num_workers, progress, on_error)
+        classifier = Classifier.of(classifier_learner)
+        self._start(classifier._replace(prep=classifier.prep.simplified()), gallery)
+        self.clearn,self.slearn = classifier_learner,siamese_learner
+
+    def _start(self, classifier, gallery):
+        self.classifier,self.gallery = classifier,gallery
+        self.preds,self.fns,self.idx,self.cls = [],[],None,None # of the last prediction
+
+    @classmethod
+    def from_parts(cls,
+        classifier, # a `Classifier`, or None to do without `predict`
+        gallery:Gallery # with the encoder that made it
+    ): # a `SimilarityFinder`
+        "A finder without learners"
+        self = cls.__new__(cls)
+        self._start(classifier, gallery)
+        self.clearn = self.slearn = None
+        return self
 
     @property
-    def model(self): return pair_model(self.slearn.model)
-
+    def encoder(self): return self.gallery.encoder
+    @property
+    def model(self): return self.encoder.model
+    @property
+    def lbl2files(self):
+        "Label -> its gallery files, in the order of the gallery"
+        out = {}
+        for f,l in zip(self.gallery.files, self.gallery.labels): out.setdefault(l, []).append(f)
+        return out
     def __repr__(self): return f'SimilarityFinder: {self.gallery}'
 
-# %% ../nbs/05_finder.ipynb #b486e6a0
-@patch
-def encode(self:SimilarityFinder,
-    fn # an image file or an open image
-)->PairVectors: # of one image
-    "The vectors of a query, from the gallery if it is there"
-    i = self.gallery.index(fn)
-    if i is not None: return self.gallery.vectors.rows([i])
-    model = self.model
-    x = preprocess([fn], self.slearn.dls).to(next(model.parameters()).device)
-    with evaluating(model), torch.no_grad(): return PairVectors(*(o.float().cpu() for o in model.vectors(x)))
+    def class_probabilities(self,
+        fn # an image file or an open image
+    )->dict: # label -> probability, most probable first; they sum to 1
+        "What the classifier says of an image"
+        if self.classifier is None: raise ValueError('this finder has no classifier: search() does not need one')
+        p = class_probabilities(fn, self.classifier)
+        return {self.classifier.vocab[i]: p[i].item() for i in p.argsort(descending=True, stable=True).tolist()}
 
 # %% ../nbs/05_finder.ipynb #11364aa6
 @patch
@@ -70,14 +90,13 @@ def predict(self:SimilarityFinder,
     "The most similar image among the first `compare_n` of the predicted class (the article's method)"
     if compare_n < 1: raise ValueError(f'compare_n, the number of files to compare with, is at least 1, not {compare_n}')
     im,itself = open_image(fn),self.gallery.index(fn)
-    self.cls = self.clearn.dls.vocab[class_probabilities(im, self.clearn).argmax().item()]
-    idxs = [self.gallery.index(f) for f in self.lbl2files.get(self.cls, [])]
-    idxs = [i for i in idxs if i != itself][:compare_n]
+    cls = next(iter(self.class_probabilities(im)))
+    idxs = [i for i,l in enumerate(self.gallery.labels) if l == cls and i != itself][:compare_n]
     if not idxs:
-        raise ValueError(f'{_name(fn)} looks like {self.cls!r}, and the gallery has no {"other " if itself is not None else ""}image of that label: '
+        raise ValueError(f'{_name(fn)} looks like {cls!r}, and the gallery has no {"other " if itself is not None else ""}image of that label: '
                          'add some, or use search(), which looks at every label')
-    logits = self.gallery.scores(self.encode(fn if itself is not None else im), idxs)[0]
-    self.preds = self.gallery.head.probability(logits.to(self.gallery.head.temperature.device)).tolist()
+    logits = self.gallery.scores(self.gallery.encode(fn) if itself is not None else self.encoder([im]), idxs)[0]
+    self.cls,self.preds = cls,self.gallery.head.probability(logits.to(self.gallery.head.temperature.device)).tolist()
     self.fns = [(fn, self.gallery.files[i]) for i in idxs]
     self.idx = logits.argmax().item()
     best = self.fns[self.idx][1]
@@ -100,19 +119,58 @@ class Matches(list):
         show_image(open_image(self.query), ctx=axs[0])
         axs[0].set_title('query', fontsize=8, weight='bold')
         for ax,m in zip(axs[1:], self):
-            show_image(open_image(m.file), ctx=ax)
-            ax.set_title(f'{m.probability:.1%}\n{m.label}', fontsize=7)
+            try: show_image(open_image(m.file), ctx=ax)
+            except ImageError as e: ax.text(0.5, 0.5, e.reason, ha='center', va='center', wrap=True, fontsize=7); ax.axis('off') # gone since it was encoded
+            ax.set_title(f'{m.probability:.1%}\n{m.label or m.file.name}', fontsize=7)
         return axs
+    def save(self,
+        fname, # picture to write; its extension says which kind
+        dpi:int=120, # dots per inch
+        **kwargs # further arguments of `show`
+    ): # the path
+        "Write the picture that `show` draws"
+        return _save(self.show(**kwargs)[0].figure, fname, dpi)
     def __repr__(self): return '\n'.join(f'{m.probability:7.2%}  {m.label}  {m.file}' for m in self)
+
+def _save(fig, fname, dpi):
+    "Write a figure and close it"
+    Path(fname).parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(fname, dpi=dpi, bbox_inches='tight')
+    plt.close(fig)
+    return Path(fname)
+
+@patch
+def probable_classes(self:SimilarityFinder,
+    fn, # an image file or an open image
+    mass:float # share of the probability that they cover together, above 0 and at most 1
+)->list: # labels, most probable first
+    "The fewest classes that the query is of with a probability of `mass`"
+    if not 0 < mass <= 1: raise ValueError(f'mass, a share of the probability, is above 0 and at most 1, not {mass}')
+    out,total = [],0.
+    for l,p in self.class_probabilities(fn).items():
+        out.append(l)
+        total += p
+        if total >= mass - 1e-6: break
+    return out
 
 @patch
 def search(self:SimilarityFinder,
-    fn, # the query: an image file or an open image
+    fn, # the query: an image file or an open image; or a list of them
     k:int=5, # matches wanted
-    labels=None # only images of these labels
-)->Matches: # best first
+    labels=None, # only images of these labels
+    mass:float|None=None, # only images of the classes that hold this share of the query's probability, above 0 and at most 1
+    exclude=() # files to leave out, besides the query itself
+)->Matches: # best first; for a list of queries a list of `Matches`
     "The images of the whole gallery most probably of the query's class"
-    return Matches(fn, self.gallery.search(self.encode(fn), k, labels, exclude=[fn] if isinstance(fn, (str, Path)) else ()))
+    if not isinstance(fn, (str, Path, Image.Image)):
+        fns = list(fn)
+        if mass is not None: return [self.search(f, k, labels, mass, exclude) for f in fns]
+        return [Matches(f, m) for f,m in zip(fns, self.gallery.search(fns, k, labels, exclude))]
+    if mass is not None:
+        known = set(self.gallery.labels) if labels is None else {labels} if isinstance(labels, str) else set(labels)
+        labels = [l for l in self.probable_classes(fn, mass) if l in known]
+        if not labels: raise ValueError(f'the gallery has no images of the classes that {_name(fn)} probably is of: raise mass, or leave it out')
+    return Matches(fn, self.gallery.search(fn, k, labels, exclude))
 
 # %% ../nbs/05_finder.ipynb #0eb49a40
 class Explanation:
@@ -135,6 +193,13 @@ class Explanation:
         for ax,t,m in zip(axs, titles, (self.maps.a, self.maps.b)): ax.set_title(f'{t}: {m.sum().item():+.1f}', fontsize=9)
         fig.suptitle(f'{self.probability:.2%} Similarity', fontsize=11)
         return axs
+    def save(self,
+        fname, # picture to write; its extension says which kind
+        dpi:int=120, # dots per inch
+        **kwargs # further arguments of `show`
+    ): # the path
+        "Write the picture that `show` draws"
+        return _save(self.show(**kwargs)[0].figure, fname, dpi)
 
 @patch
 def explain(self:SimilarityFinder,
@@ -144,9 +209,10 @@ def explain(self:SimilarityFinder,
 )->Explanation:
     "Which parts of both images speak for \"same\""
     pair = [fn, match.file if isinstance(match, Match) else match]
-    maps = pair_maps(self.model, *(preprocess([o], self.slearn.dls) for o in pair), method=method)
+    prep = self.encoder.prep
+    maps = pair_maps(self.model, *(prep([o]).to(self.encoder.device) for o in pair), method=method)
     p = self.model.head.probability(maps.logit).item()
-    return Explanation(pair, [to_tensor(o, self.slearn.dls) for o in pair], PairMaps(*(o.cpu() if torch.is_tensor(o) else o for o in maps)), p)
+    return Explanation(pair, [to_tensor(o, prep) for o in pair], PairMaps(*(o.cpu() if torch.is_tensor(o) else o for o in maps)), p)
 
 @patch
 def similar_cams(self:SimilarityFinder,
@@ -157,3 +223,22 @@ def similar_cams(self:SimilarityFinder,
     ex = self.explain(*self.fns[self.idx], method=method)
     ex.show()
     return ex
+
+# %% ../nbs/05_finder.ipynb #c681c268
+@patch
+def save(self:SimilarityFinder,
+    path, # folder; a finder in it is replaced
+    info:dict|None=None # anything else to keep, such as measured accuracies
+)->Path: # the folder
+    "Write the whole finder to a folder"
+    return save_finder(path, self.classifier, self.gallery, info)
+
+@patch(cls_method=True)
+def load(cls:SimilarityFinder,
+    path, # folder of a saved finder
+    device=None, # where the networks run; by default a GPU if there is one
+    memory:bool=True, # read the gallery's vectors into memory, or leave them on disk (for a gallery that is larger)
+    encoder=None # a function that gives the encoder, if it is not one of torchvision or timm
+)->SimilarityFinder:
+    "A saved finder, without learners"
+    return cls.from_parts(*load_finder(path, device, memory, encoder))

@@ -6,7 +6,7 @@ Docs: https://similarity-finder.github.io/similarity_finder/siamese.html.md"""
 
 # %% auto #0
 __all__ = ['SiameseModel', 'siamese_splitter', 'PairLoss', 'pair_accuracy', 'PairAUC', 'SiameseLearner', 'siamese_learner',
-           'PairPrediction', 'preprocess', 'item_tfms', 'batch_tfms', 'pair_model']
+           'PairPrediction', 'pair_model']
 
 # %% ../nbs/02_siamese.ipynb #c383899f
 import copy
@@ -23,13 +23,12 @@ from fastai.data.core import DataLoaders,TfmdDL
 from fastai.data.load import DataLoader
 from fastai.learner import Learner,Metric
 from fastai.torch_core import params,to_detach,to_device,to_np
-from fastai.vision.core import TensorImage
 from fastprogress.fastprogress import progress_bar
 from torch.utils.data import TensorDataset
 from torchvision.models import resnet34
 
 from .classifier import add_normalize,create_encoder,evaluating,n_channels
-from .data import open_image
+from .preprocess import Preprocess
 from .head import PairHead,PairVectors,cat_vectors,off_diagonal,summarise
 from .pairs import AllPairsDL,SiameseImage,SiameseTransform,class_batches,show_pairs,siamese_dls,some_pairs
 
@@ -192,33 +191,6 @@ class PairPrediction(NamedTuple):
     probability:float # P(same), between 0 and 1
     logit:float # the symmetric logit
 
-def preprocess(
-    items, # image files or open images
-    dls:DataLoaders # whose validation transforms are applied; of a classifier or a siamese learner
-)->torch.Tensor: # (N, 3, H, W), on the device of `dls`
-    "Images as the network sees them, apart from random augmentation"
-    return batch_tfms(torch.stack([item_tfms(o, dls) for o in items]), dls)
-
-def item_tfms(
-    item, # an image file or an open image
-    dls:DataLoaders
-)->torch.Tensor: # (3, H, W) of uint8
-    "Open, resize and turn into a tensor, as for validation"
-    return _valid(dls.valid.after_item)(open_image(item))
-
-def batch_tfms(
-    x:torch.Tensor, # (N, 3, H, W) of uint8, from `item_tfms`
-    dls:DataLoaders
-)->torch.Tensor: # (N, 3, H, W), normalised, on the device of `dls`
-    "Scale and normalise, as for validation"
-    return torch.Tensor.as_subclass(_valid(dls.valid.after_batch)(TensorImage(to_device(x, dls.device))), torch.Tensor)
-
-def _valid(pipeline):
-    "A copy of a fastai pipeline as it acts on validation data"
-    pipeline = copy.copy(pipeline)
-    pipeline.split_idx = 1
-    return pipeline
-
 # %% ../nbs/02_siamese.ipynb #d27adca1
 def pair_model(
     model:nn.Module # with an encoder, and a `PairHead` or the article's head
@@ -235,7 +207,7 @@ def siampredict(self:Learner,
 )->PairPrediction:
     "The probability that two images share a label"
     model = pair_model(self.model)
-    x = preprocess(item[:2], self.dls).to(next(model.parameters()).device)
+    x = Preprocess.of(self.dls)(item[:2]).to(next(model.parameters()).device)
     with evaluating(model), torch.no_grad():
         logit = model(x[:1], x[1:]).float()
         p = model.head.probability(logit).item()

@@ -9,7 +9,8 @@ from torch import nn
 from similarity_finder.classifier import convnet, create_encoder, predict_class
 from similarity_finder.data import label_func
 from similarity_finder.finder import SimilarityFinder
-from similarity_finder.siamese import SiameseModel, preprocess
+from similarity_finder.preprocess import Preprocess
+from similarity_finder.siamese import SiameseModel
 
 
 class ArticleModel(nn.Module):
@@ -41,7 +42,7 @@ def loop(article, clearn, fn, files, compare_n):
     candidates = [f for f in files if label_func(f) == cls and f != fn][:compare_n]
     preds = []
     for f in candidates:
-        with torch.no_grad(): logits = article.model(preprocess([fn], article.dls), preprocess([f], article.dls))
+        with torch.no_grad(): logits = article.model(Preprocess.of(article.dls)([fn]), Preprocess.of(article.dls)([f]))
         preds.append(logits.softmax(1)[0,1].item())
     best = max(range(len(preds)), key=preds.__getitem__)
     return candidates[best], preds
@@ -63,7 +64,7 @@ def test_same_file_and_same_probability(article, finder, doodles, seed):
 def test_the_librarys_own_class_takes_the_articles_head(article, finder, doodles):
     model = SiameseModel(article.model.encoder, article.model.head)
     with torch.no_grad():
-        x = preprocess(doodles[:2], article.dls)
+        x = Preprocess.of(article.dls)(doodles[:2])
         assert torch.equal(model(x[:1], x[1:]), article.model(x[:1], x[1:]))
 
 
@@ -72,6 +73,6 @@ def test_fastai_learner_with_the_articles_model(article, finder, doodles):
     from fastai.learner import Learner
     from fastai.losses import CrossEntropyLossFlat
     learn = Learner(finder.slearn.dls, article.model, loss_func=CrossEntropyLossFlat())
-    x = preprocess(doodles[:2], article.dls)
+    x = Preprocess.of(article.dls)(doodles[:2])
     with torch.no_grad(): expected = article.model(x[:1], x[1:]).softmax(1)[0,1].item()
     assert learn.siampredict(doodles[:2]).probability == pytest.approx(expected, abs=1e-5)

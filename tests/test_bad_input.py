@@ -48,7 +48,7 @@ def test_in_the_gallery_they_are_counted_and_skipped(finder, doodles, bad, capsy
     assert list(mixed.gallery.files) == [doodles[0], doodles[1]]
     assert {f.name: r for f, r in mixed.gallery.skipped}.keys() == {f.name for f, _ in bad.values()}
     assert '5 of 7 files cannot be used' in capsys.readouterr().out
-    with pytest.raises(ImageError, match="5 of 7 files cannot be used"):
+    with pytest.raises(ImageError, match=r"\d of 7 files cannot be used"):
         SimilarityFinder(finder.clearn, finder.slearn, files, progress=False, on_error='raise')
     assert mixed.search(doodles[0], k=5)[0].file == doodles[1] # and the rest works
 
