@@ -94,7 +94,7 @@ def to_dict(self:Preprocess)->dict: # of numbers and strings
     for h,w in ((301,203), (64,97), (224,224)): # does it do the same to these images?
         im = torch.randint(256, (h,w,3), generator=rng, dtype=torch.uint8).numpy()
         a,b = (o([open_image(Image.fromarray(im))]).cpu() for o in (self, new))
-        if a.shape != b.shape or (a-b).abs().max() > 1e-4:
+        if a.shape != b.shape or (a-b).abs().max() > 0.01: # fastai resamples validation images at their own places, which rounds
             raise ValueError('this preprocessing cannot be written down: only Resize, ToTensor, IntToFloatTensor and Normalize can (and transforms that '
                              f'leave validation images alone). It has {", ".join(type(t).__name__ for t in tfms)}')
     return d

@@ -1,0 +1,169 @@
+"A gallery's answers are those of the network, whatever was added, removed, saved or kept in half precision"
+import random
+import shutil
+
+import pytest
+import torch
+
+from similarity_finder.classifier import evaluating
+from similarity_finder.data import label_func
+from similarity_finder.encode import PairEncoder
+from similarity_finder.finder import SimilarityFinder
+from similarity_finder.gallery import Gallery
+from similarity_finder.head import PairHead, PairVectors
+from similarity_finder.preprocess import Preprocess
+from similarity_finder.scan import can_compile, pair_scan, scan_weights
+from similarity_finder.siamese import SiameseModel
+from similarity_finder.table import Rows
+
+
+@pytest.fixture(scope='module')
+def encoder(finder): return finder.encoder
+
+
+@pytest.fixture
+def gallery(encoder, doodles): return Gallery.from_files(doodles[:60], encoder, progress=False)
+
+
+def brute_force(finder, query, files):
+    "One forward pass of the siamese network for each pair"
+    prep, model = Preprocess.of(finder.slearn.dls), finder.slearn.model
+    x = prep([query])
+    with torch.no_grad(), evaluating(model): return {f: model(x, prep([f])).item() for f in files}
+
+
+def test_search_equals_brute_force(finder, doodles):
+    for query in (doodles[0], doodles[77]):
+        expected = brute_force(finder, query, [f for f in doodles if f != query])
+        found = finder.search(query, k=10**6)
+        assert [m.file for m in found] == sorted(expected, key=lambda f: -expected[f]) or \
+            all(abs(expected[a.file] - expected[b.file]) < 1e-4 for a, b in zip(found, found[1:]) if expected[a.file] < expected[b.file])
+        for m in found:
+            assert m.logit == pytest.approx(expected[m.file], abs=1e-4)
+            assert m.probability == pytest.approx(torch.sigmoid(torch.tensor(expected[m.file])).item(), abs=1e-5)
+
+
+@pytest.mark.parametrize('memory', [True, False])
+@pytest.mark.parametrize('seed', range(3))
+def test_any_order_of_adding_and_removing(gallery, encoder, doodles, tmp_path, memory, seed):
+    "A random walk of changes, on disk, ends where a gallery made afresh begins"
+    rng, held = random.Random(seed), set()
+    album = Gallery.open(tmp_path/'album', encoder, create=True, memory=memory)
+    for _ in range(6):
+        some = rng.sample(list(doodles), 15)
+        if rng.random() < 0.6: album.add(some, progress=False, commit_every=4, bs=4); held |= set(some)
+        elif held & set(some): album.remove(held & set(some)); held -= set(some)
+        assert set(album.files) == held
+    fresh = Gallery.from_files(sorted(held), encoder, progress=False)
+    query = encoder([doodles[3]])
+    for g in (album, Gallery.open(tmp_path/'album', encoder)):
+        a, b = (dict(zip(map(str, o.files), o.scores(query)[0].tolist())) for o in (g, fresh))
+        assert a.keys() == b.keys()
+        assert all(a[f] == pytest.approx(b[f], abs=1e-5) for f in a)
+        assert {str(f): l for f, l in zip(g.files, g.labels)} == {str(f): label_func(f) for f in held}
+
+
+def test_adding_then_removing_leaves_every_score(gallery, doodles, encoder):
+    query = encoder(doodles[70:73])
+    before = gallery.scores(query)
+    gallery.add(doodles[60:80], progress=False)
+    gallery.remove(doodles[60:80])
+    assert torch.equal(gallery.scores(query), before)
+
+
+def test_subset_labels_and_exclude(gallery, doodles):
+    query, everything = doodles[70], gallery.search(doodles[70], k=10**6)
+    labels = {label_func(doodles[0]), label_func(doodles[30])}
+    out = [m.file for m in everything[:7]]
+    assert gallery.search(query, 10**6, labels=labels) == [m for m in everything if m.label in labels]
+    assert gallery.search(query, 10**6, exclude=out) == everything[7:]
+    assert gallery.search(query, 3, labels=labels, exclude=out) == [m for m in everything[7:] if m.label in labels][:3]
+    vectors = gallery.encoder([query])
+    assert torch.allclose(gallery.scores(vectors, [5, 0, 59]), gallery.scores(vectors)[:, [5, 0, 59]], atol=1e-5)
+
+
+@pytest.mark.parametrize('k', [1, 2, 59, 60, 61, 10**9])
+def test_k_up_to_and_beyond_the_gallery(gallery, doodles, k):
+    assert len(gallery.search(doodles[70], k)) == min(k, 60)
+    assert len(gallery.search(doodles[0], k)) == min(k, 59) # not itself
+
+
+def test_ties_keep_the_order_of_the_gallery(encoder, gallery):
+    rows = gallery.rows.take([5, 0, 7, 0, 0, 9, 0, 0, 3])
+    rows.paths = [f'/made/up/{i}.jpg' for i in range(9)]
+    g = Gallery(encoder, rows)
+    for k in (3, 6, 9):
+        found = [m.file.name for m in g.search(gallery.vectors.rows([20]), k)[0] if m.file.stem in '13467']
+        assert found == ['1.jpg', '3.jpg', '4.jpg', '6.jpg', '7.jpg'][:len(found)]
+
+
+def test_an_empty_gallery_answers(encoder, doodles, tmp_path):
+    for g in (Gallery(encoder), Gallery.open(tmp_path/'x', encoder, create=True, memory=False)):
+        assert g.search(doodles[0]) == []
+        assert g.scores(encoder(doodles[:2])).shape == (2, 0)
+
+
+def random_rows(n, n_hidden, n_metric, dtype=torch.float32):
+    e = torch.nn.functional.normalize(torch.randn(n, n_metric))
+    vectors = PairVectors(*(o.to(dtype) for o in (torch.randn(n, n_hidden), torch.randn(n, n_hidden), e)))
+    zeros = torch.zeros(n, dtype=torch.long).numpy()
+    return Rows([f'/made/up/{i}.jpg' for i in range(n)], ['x']*n, zeros, zeros, vectors)
+
+
+@pytest.mark.parametrize('symmetric', [True, False])
+@pytest.mark.parametrize('metric', [True, False])
+def test_fused_and_half_precision_agree_with_the_head(symmetric, metric):
+    "5,000 random images: fused within 1e-3 of the head (the sums have 512 terms), half precision within 2 % of the spread, and the same best"
+    torch.manual_seed(0)
+    head = PairHead(512, 512, metric=metric, symmetric=symmetric).eval()
+    head.bn2.running_mean.uniform_(0, 1)
+    head.bn2.running_var.uniform_(0.5, 2)
+    g, q = (random_rows(n, 512, 512 if metric else 0).vectors for n in (5000, 3))
+    weights = scan_weights(head)
+    with torch.no_grad(): expected = torch.cat([head.all_logits(q, g.rows(slice(i, i+500))) for i in range(0, 5000, 500)], 1)
+    half = PairVectors(*(o.half() for o in g))
+    for fused in (False, True) if can_compile() else (False,):
+        full = pair_scan(q, g, weights, fused)
+        assert (full - expected).abs().max() < 1e-3
+        small = pair_scan(q, half, weights, fused)
+        assert (small - expected).abs().max() < 0.02*expected.std()
+        assert torch.equal(full.argmax(1), expected.argmax(1))
+        assert torch.equal(small.argmax(1), expected.argmax(1))
+
+
+def test_save_load_search_gives_the_same_ranking(finder, doodles, tmp_path):
+    finder = SimilarityFinder(finder.clearn, finder.slearn, doodles[:80], progress=False)
+    before = finder.search(doodles[80:90], k=80)
+    finder.save(tmp_path/'f')
+    loaded = SimilarityFinder.load(tmp_path/'f')
+    assert [[m.file for m in o] for o in loaded.search(doodles[80:90], k=80)] == [[m.file for m in o] for o in before]
+    assert loaded.search(doodles[80], k=80) == finder.search(doodles[80], k=80)
+    assert loaded.predict(doodles[85], show=False) == finder.predict(doodles[85], show=False)
+    maps = [o.explain(doodles[85], doodles[3]).maps for o in (loaded, finder)]
+    assert torch.allclose(maps[0].a, maps[1].a, atol=1e-5)
+    shutil.copytree(tmp_path/'f', tmp_path/'moved') # the folder may be moved
+    shutil.rmtree(tmp_path/'f')
+    assert SimilarityFinder.load(tmp_path/'moved').search(doodles[80], k=9) == before[0][:9]
+
+
+def test_a_changed_query_is_not_taken_for_the_old_one(encoder, doodles, tmp_path):
+    mine = tmp_path/'Mine_1.jpg'
+    shutil.copy(doodles[0], mine)
+    g = Gallery.from_files([mine, *doodles[:5]], encoder, progress=False)
+    shutil.copy(doodles[50], mine)
+    assert torch.allclose(g.encode(mine).u, encoder([doodles[50]]).u, atol=1e-5)
+
+
+def test_vectors_that_are_no_numbers_are_refused(finder, doodles):
+    import copy
+    broken = copy.deepcopy(finder.model)
+    broken.head.U.weight.data[0, 0] = float('nan')
+    with pytest.raises(ValueError, match='not finite'): Gallery.from_files(doodles[:3], PairEncoder(broken, finder.encoder.prep), progress=False)
+
+
+def test_no_pickle_in_a_saved_finder(finder, tmp_path):
+    SimilarityFinder.from_parts(finder.classifier, Gallery.from_files(finder.gallery.files[:5], finder.encoder, progress=False)).save(tmp_path/'f')
+    for f in (tmp_path/'f').rglob('*'):
+        if not f.is_file(): continue
+        assert f.suffix in ('.json', '.safetensors') or 'gallery' in f.relative_to(tmp_path/'f').parts[0], f
+        assert not f.read_bytes().startswith((b'\x80\x02', b'\x80\x03', b'\x80\x04', b'\x80\x05', b'PK')), f
