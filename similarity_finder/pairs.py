@@ -37,7 +37,7 @@ def _to_hwc(im):
 
 def _fit_height(a, h):
     "Scale array `a` to height `h`, keeping its shape"
-    t = torch.as_tensor(np.ascontiguousarray(a)).permute(2,0,1)[None].float()
+    t = torch.from_numpy(np.array(a)).permute(2,0,1)[None].float()
     t = F.interpolate(t, size=(h, max(1, round(a.shape[1]*h/a.shape[0]))), mode='bilinear', antialias=True)
     return t[0].permute(1,2,0).numpy()/(255 if a.dtype == np.uint8 else 1)
 
