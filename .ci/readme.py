@@ -19,7 +19,7 @@ def convert():
             if ('echo', 'false') in directives: cell.source = ''
             cell.outputs = [o for o in cell.outputs if o.output_type != 'stream' or o.name != 'stderr']
         if cell.source or cell.get('outputs'): keep.append(cell)
-    nb.cells = keep
+    nb.cells, nb.metadata['language_info'] = keep, {'name': 'python'}
     body, resources = MarkdownExporter().from_notebook_node(nb, {'output_files_dir': 'README_files', 'unique_key': 'README'})
     body = re.sub(r'\]\((?!https?:|#)([\w/]+)\.ipynb\)', rf']({blob}\1.ipynb)', body)  # links between notebooks
     body = re.sub(r'```python\n\s*```\n*', '', body)
