@@ -1,4 +1,5 @@
 "Notebooks and modules contain nothing of the machine that ran them"
+import ast
 import json
 import re
 from pathlib import Path
@@ -20,3 +21,13 @@ def test_notebook(path):
 
 def test_modules():
     for path in root.glob('similarity_finder/*.py'): assert not private.search(path.read_text(encoding='utf-8')), path
+
+
+@pytest.mark.parametrize('path', sorted(root.glob('nbs/*.ipynb')), ids=lambda p: p.name)
+def test_imports_stand_alone(path):
+    "nbdev executes every cell with an import when it renders the docs, without the cells before it"
+    for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+        source = ''.join(cell['source'])
+        if cell['cell_type'] != 'code' or re.match(r'#\s*\|\s*export', source) or 'nbdev_export()' in source or source.lstrip().startswith(('%', '!')): continue
+        imports = [isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.walk(ast.parse(source))]
+        if any(imports): assert all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.parse(source).body), source
