@@ -19,7 +19,8 @@ from similarity_finder.data import ClassSplitter, label_func, pets, pets_mask
 from similarity_finder.encode import PairEncoder
 from similarity_finder.finder import SimilarityFinder
 from similarity_finder.gallery import Gallery
-from similarity_finder.metrics import energy_inside, map_at_r, pointing_game, recall_at_k, roc_auc
+from similarity_finder.faithfulness import energy_inside, pointing_game
+from similarity_finder.metrics import map_at_r, recall_at_k, roc_auc
 from similarity_finder.pairs import siamese_dls
 from similarity_finder.preprocess import Preprocess
 from similarity_finder.siamese import siamese_learner

@@ -26,7 +26,9 @@ from .canvas import DOODLE_BACKGROUNDS
 from .draw import DOODLE_BREEDS, DOODLE_PARTS, DOODLE_VERSION, Doodle, _TRAITS, _check, draw_doodle
 
 # %% ../nbs/00_doodle.ipynb #da9abe56
-def _home(): return Path(os.environ.get('SIMILARITY_FINDER_HOME') or Path.home()/'.cache'/'similarity_finder')
+def doodle_home()->Path: # $SIMILARITY_FINDER_HOME, by default ~/.cache/similarity_finder
+    "The folder that drawings, and finders trained on them, are kept in"
+    return Path(os.environ.get('SIMILARITY_FINDER_HOME') or Path.home()/'.cache'/'similarity_finder')
 
 def _whole(path, recipe): # bool
     "Is `path` the finished data set of this recipe? An error if it holds something else"
@@ -54,7 +56,7 @@ def doodle_pets(path=None, # where to; None: a folder under ~/.cache/similarity_
     if n<1 or not breeds: raise ValueError(f'nothing to draw: n is {n}, of {len(breeds)} breeds')
     if size<32: raise ValueError(f'size is {size}; below 32 pixels the parts cannot be seen')
     recipe = dict(version=DOODLE_VERSION, n=int(n), size=int(size), seed=int(seed), breeds=breeds, plant=bool(plant))
-    path = Path(path).expanduser() if path else _home()/f'doodle_pets_{crc32(json.dumps(recipe).encode()):08x}'
+    path = Path(path).expanduser() if path else doodle_home()/f'doodle_pets_{crc32(json.dumps(recipe).encode()):08x}'
     if not _whole(path, recipe): _draw_all(path, recipe, progress)
     return L(sorted(path/'images'/f for f in doodle_traits(path).file))
 

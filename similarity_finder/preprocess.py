@@ -10,6 +10,7 @@ __all__ = ['Preprocess']
 # %% ../nbs/00_preprocess.ipynb #533cf521
 import copy
 
+import numpy as np
 import torch
 from PIL import Image
 from fastcore.basics import patch
@@ -44,6 +45,12 @@ class Preprocess:
     )->torch.Tensor: # (3, H, W) of uint8
         "Open, resize and turn into a tensor"
         return torch.Tensor.as_subclass(self.after_item(open_image(fn)), torch.Tensor)
+
+    def mask(self,
+        mask # (H, W) of bool, of an image of that size
+    )->torch.Tensor: # (h, w) of bool
+        "A mask as the network sees its image"
+        return self.item(Image.fromarray(np.asarray(mask).astype(np.uint8)*255))[0] > 127
 
     def batch(self,
         x:torch.Tensor # (N, 3, H, W) of uint8, from `item`
