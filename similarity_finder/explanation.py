@@ -7,7 +7,7 @@ Docs: https://similarity-finder.github.io/similarity_finder/explanation.html.md"
 # %% auto #0
 __all__ = ['evidence_cmap', 'Explanation', 'save_figure', 'explain_pair']
 
-# %% ../nbs/05_explanation.ipynb #0e0e3bf3
+# %% ../nbs/05_explanation.ipynb #98634244
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -24,7 +24,7 @@ from .cam import PairMaps,cam_methods,contrast_maps,encoder_maps,overlay,pair_ma
 from .classifier import evaluating
 from .encode import PairEncoder
 
-# %% ../nbs/05_explanation.ipynb #aaec505d
+# %% ../nbs/05_explanation.ipynb #9f61b873
 class Explanation:
     "Two images and the evidence in them"
     def __init__(self,
@@ -60,7 +60,7 @@ class Explanation:
         return (f'P(same) {self.probability:.2%}{than}, {self.explained} {self.logit:+.2f} = {m.a.sum():+.2f} (first image) {m.b.sum():+.2f} (second) {m.intercept.item():+.2f} (intercept)'
                 + (f' {m.residual().item():+.2f} (not explained)' if abs(m.residual().item()) > 5e-3 else ''))
 
-# %% ../nbs/05_explanation.ipynb #d1dfabf3
+# %% ../nbs/05_explanation.ipynb #d8961134
 evidence_cmap = ListedColormap(overlay(np.linspace(-1, 1, 255)[None], 1.)[0], 'evidence') # purple against, orange for
 
 def _waterfall(ax, parts, total):
@@ -78,7 +78,7 @@ def _waterfall(ax, parts, total):
     for side in ('top','right','left'): ax.spines[side].set_visible(False)
     ax.tick_params(axis='y', length=0)
 
-# %% ../nbs/05_explanation.ipynb #ca0187f2
+# %% ../nbs/05_explanation.ipynb #ba628cd1
 @patch
 def show(self:Explanation,
     titles=('query','match'), # of the two images
@@ -93,7 +93,7 @@ def show(self:Explanation,
     bar = fig.colorbar(ScalarMappable(Normalize(-1,1), evidence_cmap), ax=[axs[k] for k in 'aABb'], shrink=0.8, pad=0.01, aspect=14, ticks=[-1,0,1])
     bar.ax.set_yticklabels(['against','0','for'], fontsize=7); bar.outline.set_visible(False)
     m = self.maps
-    parts = [(titles[0], m.a.sum().item()), (titles[1], m.b.sum().item()), ('intercept', m.intercept.item())]
+    parts = [('query', m.a.sum().item()), ('match', m.b.sum().item()), ('intercept', m.intercept.item())]
     if abs(m.residual().item()) > 5e-3: parts.append(('not explained', m.residual().item()))
     _waterfall(axs['bars'], parts, self.explained)
     what = f'{self.probability:.2%} Similarity' + (f', against {self.n_others} others: odds times {np.exp(self.logit):.3g}' if self.n_others else '')
@@ -120,7 +120,7 @@ def save_figure(
     plt.close(fig)
     return Path(fname)
 
-# %% ../nbs/05_explanation.ipynb #d7ef2ab0
+# %% ../nbs/05_explanation.ipynb #7db4554b
 def explain_pair(
     encoder:PairEncoder, # a siamese model with its preprocessing
     fn, # an image file or an open image
@@ -141,26 +141,29 @@ def explain_pair(
     places = place_matrix(encoder.head, A, B, average=True)[0].view(*A.shape[2:], *B.shape[2:]).cpu() if encoder.head.delta is not None else None
     return Explanation(pair, [to_tensor(o, prep) for o in pair], PairMaps(*(o.cpu() if torch.is_tensor(o) else o for o in maps)), p, places, len(rest))
 
-# %% ../nbs/05_explanation.ipynb #9d45987a
+# %% ../nbs/05_explanation.ipynb #24926271
 @patch
 def links(self:Explanation,
-    n:int=5 # how many at most
+    n:int=5, # how many at most
+    apart:int=2 # cells, at least, between the ends of two links in each image; 1 only keeps a place from being used twice
 )->list: # of (value in the logit, (row, column) in the first map, (row, column) in the second), largest first; all are positive
-    "The pairs of places that speak most for \"same\" in the metric term, no place twice"
+    "The pairs of places that speak most for \"same\" in the metric term"
     if self.places is None: raise ValueError('this head has no metric term, so no pairs of places: train it with metric=True')
     h,w,h2,w2 = self.places.shape
-    m,out = self.places.reshape(h*w, h2*w2).clone(),[]
+    m,out = self.places.clone(),[]
     while len(out) < n and m.max() > 0:
-        i,j = divmod(m.argmax().item(), h2*w2)
-        out.append((m[i,j].item(), divmod(i, w), divmod(j, w2)))
-        m[i],m[:,j] = -torch.inf,-torch.inf
+        i,j,k,l = (o.item() for o in np.unravel_index(m.argmax().item(), m.shape))
+        out.append((m[i,j,k,l].item(), (i,j), (k,l)))
+        near = lambda c: slice(max(c-apart+1, 0), c+apart)
+        m[near(i),near(j)] = -torch.inf
+        m[:,:,near(k),near(l)] = -torch.inf
     return out
 
 def _centre(cell, grid, t):
     "Pixel (x, y) in the middle of a cell"
     return (cell[1]+0.5)*t.shape[2]/grid[1]-0.5,(cell[0]+0.5)*t.shape[1]/grid[0]-0.5
 
-# %% ../nbs/05_explanation.ipynb #6c2654d8
+# %% ../nbs/05_explanation.ipynb #01647ae9
 @patch
 def show_links(self:Explanation,
     n:int=5, # how many at most
