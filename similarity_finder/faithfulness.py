@@ -17,6 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from fastprogress.fastprogress import progress_bar
+from sklearn.metrics import roc_auc_score
+
+from .head import cat_vectors
 
 # %% ../nbs/06_faithfulness.ipynb #e1910807
 def _at_mask(cam_map, mask):
@@ -102,44 +105,58 @@ def scrambled(
         for p in model.parameters(): p.copy_(p.flatten()[torch.randperm(p.numel(), generator=g).to(p.device)].view_as(p))
     return model
 
-# %% ../nbs/06_faithfulness.ipynb #e9bc87a9
+# %% ../nbs/06_faithfulness.ipynb #12e2c812
 class Reliance(NamedTuple):
-    "How much of a finder's similarity comes from outside the masks; means over pairs"
-    outside:float # share of the positive evidence outside the masks, between 0 and 1
+    "How much of a finder's similarity comes from outside the masks"
+    outside:float # share of the positive evidence outside the masks, between 0 and 1; mean over pairs of an image and its best match
     chance:float # share of the images outside the masks: what a map that says nothing scores
-    whole:float # P(same)
-    object_only:float # P(same) with both backgrounds painted over
-    background_only:float # P(same) with both objects painted over
-    pairs:int # number of pairs
-    skipped:int # files left out: without a mask, or without a match that has one
+    auc:float # area under the ROC curve of all pairs of the images: one label or two
+    object_auc:float # the same with everything outside the masks painted over
+    background_auc:float # the same with the bounding boxes of the masks painted over; 0.5 where the background tells nothing
+    pairs:int # number of pairs whose maps were looked at
+    images:int # number of images
+    skipped:int # files left out: without a mask, or without a label in the gallery
     def __str__(self):
-        return (f'{self.outside:.0%} of the evidence lies outside (by chance {self.chance:.0%}). P(same) {self.whole:.0%}, with the object alone {self.object_only:.0%}, '
-                f'with the background alone {self.background_only:.0%} ({self.pairs} pairs)')
+        return (f'{self.outside:.0%} of the evidence lies outside (by chance {self.chance:.0%}). Area under the ROC curve {self.auc:.2f}, of the objects alone {self.object_auc:.2f}, '
+                f'of the backgrounds alone {self.background_auc:.2f} ({self.images} images, {self.pairs} pairs)')
+
+def _box(mask):
+    "The bounding box of a mask (H, W), as a mask"
+    return mask.any(0, keepdim=True).cummax(1).values & mask.any(0, keepdim=True).flip(1).cummax(1).values.flip(1) \
+         & mask.any(1, keepdim=True).cummax(0).values & mask.any(1, keepdim=True).flip(0).cummax(0).values.flip(0)
 
 def background_reliance(
     finder, # a `SimilarityFinder`
-    files, # labelled image files, best those held out of training
+    files, # labelled image files of at least two labels, best those held out of training
     mask, # file -> (H, W) of bool, what should matter in the image; None: not known
     label_func=None, # file -> label; by default the gallery's
     method:str='exact', # of the maps
+    max_pairs:int=40, # maps are made for so many of the files, spread evenly over them
     progress:bool=True # show a progress bar
 )->Reliance:
-    "Where the evidence for pairs of one label lies, and what is left of P(same) without it"
-    label_func,prep,head = label_func or finder.gallery.label_func,finder.encoder.prep,finder.model.head
-    rows,skipped,known = [],0,set(finder.gallery.labels)
-    for f in progress_bar(list(files), leave=False) if progress else files:
-        m,l = mask(f),label_func(f)
-        found = finder.search(f, k=20, labels=l) if m is not None and l in known else []
-        match = next((o.file for o in found if mask(o.file) is not None), None)
-        if match is None: skipped += 1; continue
-        ex,pair = finder.explain(f, match, method=method),[f, match]
-        masks = torch.stack([prep.mask(o) for o in (m, mask(match))])
-        x = prep(pair).to(finder.encoder.device)
-        ms = masks[:,None].to(x.device)
-        a,b = torch.stack([x, x*ms, x*~ms], 1) # zero is the mean colour
-        v = [finder.encoder.model.vectors(o) for o in (a, b)]
-        p = head.probability(head.pair_logit(*v)).cpu().tolist()
-        inside = [energy_inside(o, k) for o,k in zip((ex.maps.a[0], ex.maps.b[0]), masks)]
-        rows.append([1-np.mean(inside), 1-masks.float().mean().item(), *p])
-    if not rows: raise ValueError(f'none of {skipped} files has a mask and a match with a mask in the gallery')
-    return Reliance(*(float(o) for o in np.nanmean(rows, 0)), len(rows), skipped)
+    "Where the evidence for pairs of one label lies, and what is left of the similarity without it"
+    label_func,encoder,known = label_func or finder.gallery.label_func,finder.encoder,set(finder.gallery.labels)
+    files = list(files)
+    masks = {f: m for f,m in ((f, mask(f)) for f in files) if m is not None and label_func(f) in known}
+    labels = np.array([label_func(f) for f in masks])
+    if len(set(labels)) < 2: raise ValueError(f'{len(masks)} of {len(files)} files have a mask and a label of the gallery, of {len(set(labels))} labels: two labels are needed at least')
+    vectors = [[],[],[]]
+    with torch.no_grad():
+        for f,m in progress_bar(list(masks.items()), leave=False) if progress else masks.items():
+            x,m = encoder.prep([f]).to(encoder.device),encoder.prep.mask(m).to(encoder.device)
+            for out,y in zip(vectors, (x, x*m, x*~_box(m))): out.append(encoder.model.vectors(y)) # zero is the mean colour
+        aucs = [_pair_auc(finder.model.head.all_logits(cat_vectors(v)).cpu(), labels) for v in vectors]
+    rows,some = [],list(masks)[::max(1, len(masks)//max_pairs)]
+    for f in progress_bar(some, leave=False) if progress else some:
+        match = next((o.file for o in finder.search(f, k=20, labels=label_func(f)) if mask(o.file) is not None), None)
+        if match is None: continue
+        maps = finder.explain(f, match, method=method).maps
+        both = [encoder.prep.mask(mask(o)) for o in (f, match)]
+        rows.append([1-np.nanmean([energy_inside(o, m) for o,m in zip((maps.a[0], maps.b[0]), both)]), 1-torch.stack(both).float().mean().item()])
+    outside,chance = (float(o) for o in np.nanmean(rows, 0)) if rows else (float('nan'),)*2
+    return Reliance(outside, chance, *aucs, len(rows), len(masks), len(files)-len(masks))
+
+def _pair_auc(logits, labels):
+    "Area under the ROC curve of all pairs of N images, from (N, N) logits"
+    i,j = np.triu_indices(len(labels), 1)
+    return float(roc_auc_score(labels[i] == labels[j], logits.numpy()[i,j]))
