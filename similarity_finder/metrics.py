@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/06_metrics.ipynb #fa98eade
+# %% ../nbs/06_metrics.ipynb #ffd70189
 def _array(x):
     "Anything with numbers or labels as an array, tensors on a GPU included"
     return x.detach().cpu().double().numpy() if hasattr(x, 'detach') else np.asarray(x)
@@ -38,7 +38,7 @@ def _rows(scores, labels, gallery_labels=None):
 def _both(same, different):
     "An error unless there are pairs of both kinds"
     for o,kind in ((same, 'same'), (different, 'different')):
-        if not o.any(): raise ValueError(f'none of {int(same.sum()+different.sum())} pairs is of the {kind} class: a measure of pairs needs both kinds')
+        if not o.any(): raise ValueError(f'none of {int(same.sum()+different.sum())} pairs is of the {kind} class: pairs of both kinds are needed')
 
 # %% ../nbs/06_metrics.ipynb #5f3e5478
 def _weights(weights, n):
