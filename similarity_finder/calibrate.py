@@ -105,7 +105,7 @@ def cross_calibrated(
     for k in range(folds): out[fold == k] = fit_calibration(logits, labels, gallery_labels, prior, fold != k).probability(_array(logits)[fold == k])
     return out
 
-# %% ../nbs/06_calibrate.ipynb #ce437c1c
+# %% ../nbs/06_calibrate.ipynb #218f9665
 class Threshold(NamedTuple):
     "A score that few different pairs reach"
     score:float # a pair at or above it passes
@@ -127,8 +127,9 @@ def threshold_at(
     _both(same, different)
     best = lambda kind: scores[kind] if per == 'pair' else np.where(kind, scores, -np.inf).max(1)[kind.any(1)]
     no,yes = np.sort(best(different))[::-1],best(same)
-    at = np.nextafter(no[int(fpr*len(no))], np.inf) # just above the first that may not pass
-    at = min(yes[yes >= at].min(initial=np.inf), no[no >= at].min(initial=np.inf)) if (yes >= at).any() or (no >= at).any() else at
+    below = no[int(fpr*len(no))] # the first that may not pass; the threshold lies half way to the next score above
+    above = np.concatenate([no[no > below], yes[yes > below]])
+    at = (below + above.min())/2 if len(above) else below + 1e-6*max(1, abs(below))
     if fpr*len(no) < 1:
         what = 'different pairs' if per == 'pair' else 'queries'
         warnings.warn(f'a false positive rate of {fpr:g} cannot be seen in {len(no)} {what}: none passes this threshold, which only says that the rate is probably below '

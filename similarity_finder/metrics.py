@@ -250,7 +250,7 @@ def reliability(
     return pd.DataFrame(dict(low=low, high=high, pairs=n.astype(int), p=mean, same=share,
                              same_low=np.minimum(band[0], wilson[0]).clip(0), same_high=np.maximum(band[1], wilson[1]).clip(max=1)))
 
-# %% ../nbs/06_metrics.ipynb #661ab1bd
+# %% ../nbs/06_metrics.ipynb #cc39e0d1
 def reliability_diagram(
     table:pd.DataFrame, # from `reliability`
     axs=None, # two axes, of the curve and of the counts; by default new ones
@@ -267,6 +267,7 @@ def reliability_diagram(
     top.set(xlim=(-0.02,1.02), ylim=(-0.02,1.02), ylabel='share of pairs that are same')
     bottom.bar(table.low, table.pairs, table.high-table.low, align='edge', color=color, alpha=0.5 if label else 0.8, edgecolor='white', lw=0.5)
     bottom.set(yscale='log', ylabel='pairs', xlabel='P(same)')
+    bottom.set_ylim(bottom=0.7) # a single pair is seen
     if label: top.legend(fontsize=8, loc='upper left', frameon=False)
     return axs
 
