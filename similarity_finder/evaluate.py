@@ -81,7 +81,7 @@ def score_queries(
                              'networks have learned from them, the measures flatter', stacklevel=2)
     return Scored(good, labels, logits, list(gallery.labels), skipped)
 
-# %% ../nbs/05_evaluate.ipynb #a7276ae1
+# %% ../nbs/05_evaluate.ipynb #7c881fbd
 evaluation_measures = { # name -> what it says
     'roc_auc': 'a pair of one class scores above a pair of two',
     'equal_error_rate': 'errors where as many different pairs pass as same pairs fail',
@@ -97,7 +97,10 @@ evaluation_measures = { # name -> what it says
     'rightly_none': 'no match reaches the threshold, and the class is not there',
 }
 
-def _about(name): return next(v for k,v in evaluation_measures.items() if name == k or k.endswith('@') and name.startswith(k))
+def _about(name):
+    kind,at,k = name.rpartition('@')
+    if kind != 'recall': return evaluation_measures[name]
+    return 'the best match is of the right class' if k == '1' else f'{evaluation_measures["recall@"]} {k}'
 
 def _best(p, weights=None):
     "Mean of the best of each query"
