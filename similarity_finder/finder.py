@@ -8,6 +8,7 @@ Docs: https://similarity-finder.github.io/similarity_finder/finder.html.md"""
 __all__ = ['SimilarityFinder', 'Matches', 'Explanation']
 
 # %% ../nbs/05_finder.ipynb #309438de
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -117,7 +118,7 @@ class Matches(list):
     def none(self): # str, of an empty list
         "Why there is nothing"
         if self.best is None: return 'no images to compare with'
-        return f'none of these is similar: the best match has P(same) {self.best.probability:.1%}, at least {self.min_probability:.4g} was asked for'
+        return f'none of these is similar: the best match has P(same) {self.best.probability:.1%}, at least {self.min_probability:.1%} was asked for'
     def show(self,
         ncols:int=6, # images in a row
         size:float=1.5 # inches an image
@@ -127,7 +128,7 @@ class Matches(list):
         axs = get_grid(n, nrows=-(-n//ncols), ncols=min(n, ncols), figsize=(size*min(n, ncols), (size+0.35)*-(-n//ncols)))
         show_image(open_image(self.query), ctx=axs[0])
         axs[0].set_title('query', fontsize=8, weight='bold')
-        if not self: axs[1].text(0.5, 0.5, self.none.replace(': ', ':\n').replace(', ', ',\n'), ha='center', va='center', fontsize=7); axs[1].axis('off')
+        if not self: axs[1].text(0.5, 0.5, textwrap.fill(self.none, 18), ha='center', va='center', fontsize=7); axs[1].axis('off')
         for ax,m in zip(axs[1:], self):
             try: show_image(open_image(m.file), ctx=ax)
             except ImageError as e: ax.text(0.5, 0.5, e.reason, ha='center', va='center', wrap=True, fontsize=7); ax.axis('off') # gone since it was encoded
