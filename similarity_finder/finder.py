@@ -8,7 +8,7 @@ Docs: https://similarity-finder.github.io/similarity_finder/finder.html.md"""
 __all__ = ['SimilarityFinder', 'Matches']
 
 # %% ../nbs/05_finder.ipynb #309438de
-import random
+import random,textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -19,10 +19,12 @@ from fastai.learner import Learner
 from fastai.vision.data import get_grid
 from fastai.torch_core import show_image
 
+from .calibrate import Threshold,head_calibration,store_calibration,threshold_at
 from .classifier import Classifier,class_probabilities
 from .data import ImageError,label_func,open_image
 from .encode import PairEncoder
 from .explanation import Explanation,explain_pair,save_figure
+from .evaluate import Calibrated,Evaluation,calibrate_head,evaluate,score_queries
 from .gallery import Gallery,Match
 from .head import PairVectors
 from .pairs import SiameseImage
@@ -109,16 +111,24 @@ def _name(fn): return str(fn) if isinstance(fn, (str, Path)) else 'the image'
 # %% ../nbs/05_finder.ipynb #b4415a3f
 class Matches(list):
     "`Match`es of one query, best first; draws itself in a notebook"
-    def __init__(self, query, matches): self.query = query; super().__init__(matches)
+    def __init__(self, query, matches, min_probability=None):
+        self.query,self.min_probability,self.best = query,min_probability,matches[0] if matches else None
+        super().__init__(m for m in matches if min_probability is None or m.probability >= min_probability)
+    @property
+    def none(self): # str, of an empty list
+        "Why there is nothing"
+        if self.best is None: return 'no images to compare with'
+        return f'none of these is similar: the best match has P(same) {self.best.probability:.1%}, at least {self.min_probability:.1%} was asked for'
     def show(self,
         ncols:int=6, # images in a row
         size:float=1.5 # inches an image
     ): # the axes
         "Query and matches with their percentages"
-        n = len(self)+1
+        n = max(len(self), 1)+1
         axs = get_grid(n, nrows=-(-n//ncols), ncols=min(n, ncols), figsize=(size*min(n, ncols), (size+0.35)*-(-n//ncols)))
         show_image(open_image(self.query), ctx=axs[0])
         axs[0].set_title('query', fontsize=8, weight='bold')
+        if not self: axs[1].text(0.5, 0.5, textwrap.fill(self.none, 18), ha='center', va='center', fontsize=7); axs[1].axis('off')
         for ax,m in zip(axs[1:], self):
             try: show_image(open_image(m.file), ctx=ax)
             except ImageError as e: ax.text(0.5, 0.5, e.reason, ha='center', va='center', wrap=True, fontsize=7); ax.axis('off') # gone since it was encoded
@@ -131,7 +141,7 @@ class Matches(list):
     ): # the path
         "Write the picture that `show` draws"
         return save_figure(self.show(**kwargs)[0].figure, fname, dpi)
-    def __repr__(self): return '\n'.join(f'{m.probability:7.2%}  {m.label}  {m.file}' for m in self)
+    def __repr__(self): return '\n'.join(f'{m.probability:7.2%}  {m.label}  {m.file}' for m in self) or self.none
 
 @patch
 def probable_classes(self:SimilarityFinder,
@@ -153,20 +163,22 @@ def search(self:SimilarityFinder,
     k:int=5, # matches wanted
     labels=None, # only images of these labels
     mass:float|None=None, # only images of the classes that hold this share of the query's probability, above 0 and at most 1
-    exclude=() # files to leave out, besides the query itself
+    exclude=(), # files to leave out, besides the query itself
+    min_probability:float|None=None # only matches with a P(same) of at least this, so that there may be none
 )->Matches: # best first; for a list of queries a list of `Matches`
     "The images of the whole gallery most probably of the query's class"
+    if min_probability is not None and not 0 <= min_probability <= 1: raise ValueError(f'min_probability lies between 0 and 1, not {min_probability}')
     if not isinstance(fn, (str, Path, Image.Image)):
         fns = list(fn)
-        if mass is not None: return [self.search(f, k, labels, mass, exclude) for f in fns]
-        return [Matches(f, m) for f,m in zip(fns, self.gallery.search(fns, k, labels, exclude))]
+        if mass is not None: return [self.search(f, k, labels, mass, exclude, min_probability) for f in fns]
+        return [Matches(f, m, min_probability) for f,m in zip(fns, self.gallery.search(fns, k, labels, exclude))]
     if mass is not None:
         known = set(self.gallery.labels) if labels is None else {labels} if isinstance(labels, str) else set(labels)
         labels = [l for l in self.probable_classes(fn, mass) if l in known]
         if not labels: raise ValueError(f'the gallery has no images of the classes that {_name(fn)} probably is of: raise mass, or leave it out')
-    return Matches(fn, self.gallery.search(fn, k, labels, exclude))
+    return Matches(fn, self.gallery.search(fn, k, labels, exclude), min_probability)
 
-# %% ../nbs/05_finder.ipynb #132756aa
+# %% ../nbs/05_finder.ipynb #4dd4c9b7
 @patch
 def explain(self:SimilarityFinder,
     fn, # an image file or an open image
@@ -194,6 +206,45 @@ def similar_cams(self:SimilarityFinder,
     ex = self.explain(*self.fns[self.idx], method=method)
     ex.show()
     return ex
+
+# %% ../nbs/05_finder.ipynb #9cf0525b
+@patch
+def calibrate(self:SimilarityFinder,
+    files=None, # labelled images that no network has learned from; None: change the prior only
+    prior:float|None=None, # share of same pairs where the percentages will be read; by default as these files and the gallery have it
+    label_func='same', # file -> label; by default the gallery's own
+    seed:int=42, # of the halves that measure what it brings
+    **kwargs # further arguments of `score_queries`
+)->Calibrated: # with the calibration error before and after; for a change of the prior a `Calibration`
+    "Fit P(same) to held-out files, or ask for another prior; `save` keeps it"
+    if files is not None: return calibrate_head(self.gallery.head, score_queries(self.gallery, files, label_func, **kwargs), prior, seed=seed)
+    if prior is None: raise ValueError('calibrate needs files to fit to, or a prior to change to')
+    store_calibration(head_calibration(self.gallery.head).at_prior(prior), self.gallery.head)
+    return head_calibration(self.gallery.head)
+
+# %% ../nbs/05_finder.ipynb #a7943bfc
+@patch
+def evaluate(self:SimilarityFinder,
+    files, # labelled image files that no network has learned from; their labels need not be in the gallery
+    label_func='same', # file -> label; by default the gallery's own
+    threshold:float=0.5, # a match with a lower P(same) is not shown
+    **kwargs # further arguments of `evaluate`
+)->Evaluation:
+    "Measure this finder on labelled files"
+    return evaluate(self.gallery, files, label_func, self.classifier, threshold, **kwargs)
+
+# %% ../nbs/05_finder.ipynb #55866fb6
+@patch
+def threshold_at(self:SimilarityFinder,
+    files, # labelled images that no network has learned from
+    fpr:float=0.05, # share of false positives to stay at or below
+    per:str='query', # false positives are queries with any wrong match that passes, or 'pair': different pairs that pass
+    label_func='same', # file -> label; by default the gallery's own
+    **kwargs # further arguments of `score_queries`
+)->Threshold: # its score is a P(same), for `search(..., min_probability=)`
+    "The lowest P(same) that keeps to a false positive rate"
+    scored = score_queries(self.gallery, files, label_func, **kwargs)
+    return threshold_at(head_calibration(self.gallery.head).probability(scored.logits), scored.labels, scored.gallery_labels, fpr, per)
 
 # %% ../nbs/05_finder.ipynb #c681c268
 @patch

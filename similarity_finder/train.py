@@ -8,7 +8,7 @@ Docs: https://similarity-finder.github.io/similarity_finder/train.html.md"""
 __all__ = ['Trained', 'train_finder', 'doodle_finder']
 
 # %% ../nbs/07_train.ipynb #89e97be8
-import contextlib,hashlib,json
+import contextlib,hashlib,json,warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,9 @@ from . import __file__ as package
 from .classifier import classifier_dls,classifier_learner,convnet
 from .data import label_func,usable_files
 from .doodle import doodle_home,doodle_label,doodle_pets
+from .evaluate import calibrate_head,score_queries
 from .finder import SimilarityFinder
+from .metrics import map_at_r,recall_at_k
 from .pairs import siamese_dls
 from .siamese import siamese_learner
 from .store import StoreError,read_description
@@ -46,6 +48,7 @@ def train_finder(
     bs:int|None=None, # images a batch for the classifier; by default 32, or 16 from nothing
     n_hidden:int|None=None, # hidden units of the pair head; by default 512, or 128 from nothing
     seed:int=42, # of everything random
+    calibrate:bool=True, # fit the percentages to the held-out files
     num_workers:int|None=None, # processes that decode; by default fastai's choice
     progress:bool=True, # show training tables and progress bars
     on_error:str='skip' # what to do about files that cannot be used: 'skip' with a report, or 'raise'
@@ -70,7 +73,7 @@ def train_finder(
         measures = dict(classifier_accuracy=clearn.validate()[1], pair_auc=slearn.validate()[2])
     finder = SimilarityFinder(clearn, slearn, files[train], label_func, num_workers=num_workers, progress=progress)
     held_out = list(files[valid])
-    measures['recall@1'] = _recall(finder, held_out, label_func)
+    measures |= _measured(finder, held_out, calibrate, seed, num_workers, progress)
     finder.gallery.add(held_out, num_workers=num_workers, progress=progress)
     return Trained(finder, held_out, measures | dict(images=len(files), labels=len(set(labels)), held_out=len(held_out)))
 
@@ -82,11 +85,18 @@ def _told(learn, progress):
     stack.enter_context(learn.no_logging())
     return stack
 
-def _recall(finder, files, label_func):
-    "Share of queries whose nearest image has their label, of those whose label the gallery has"
-    known = set(finder.gallery.labels)
-    right = [ms[0].label == label_func(q) for q,ms in zip(files, finder.search(files, k=1)) if label_func(q) in known]
-    return sum(right)/len(right) if right else float('nan')
+def _measured(finder, files, calibrate, seed, num_workers, progress):
+    "Measures of retrieval on held-out files; calibrates with them"
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        scored = score_queries(finder.gallery, files, num_workers=num_workers, progress=progress)
+        out = {name: f(scored.logits, scored.labels, scored.gallery_labels) for name,f in (('recall@1', recall_at_k), ('map@r', map_at_r))}
+        try: done = calibrate_head(finder.gallery.head, scored, seed=seed, draws=1) if calibrate else None
+        except ValueError as e: done = warnings.warn(f'not calibrated: {e}')
+    if progress and said: print(said[-1].message)
+    if done is None: return out
+    errors = dict(calibration_error_before=done.before.value, calibration_error=done.after.value)
+    return out | {k: v for k,v in errors.items() if v == v} | dict(prior=done.calibration.prior) # not those that are no number
 
 # %% ../nbs/07_train.ipynb #cf6236ba
 def doodle_finder(

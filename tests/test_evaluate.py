@@ -1,0 +1,107 @@
+"Measuring a finder: queries apart from the gallery, bad files counted, and the same numbers as a search gives"
+import json
+
+import numpy as np
+import pytest
+
+from similarity_finder.calibrate import Calibration, head_calibration, store_calibration
+from similarity_finder.data import ImageError, label_func
+from similarity_finder.evaluate import calibrate_head, evaluate, score_queries
+from similarity_finder.finder import SimilarityFinder
+from similarity_finder.gallery import Gallery
+
+
+@pytest.fixture
+def parts(finder, doodles):
+    "A gallery of most breeds, and queries of all"
+    breeds = sorted(set(map(label_func, doodles)))
+    gallery = Gallery.from_files([f for f in doodles[::2] if label_func(f) not in breeds[:3]], finder.encoder, progress=False)
+    yield gallery, list(doodles[1::2]), breeds
+    store_calibration(Calibration(), finder.encoder.head)
+
+
+def test_the_numbers_of_a_search(parts):
+    gallery, queries, breeds = parts
+    e = evaluate(gallery, queries, draws=50, progress=False)
+    known = [q for q in queries if label_func(q) not in breeds[:3]]
+    for k in (1, 5, 10):
+        assert e[f'recall@{k}'] == np.mean([label_func(q) in [m.label for m in gallery.search(q, k=k)] for q in known])
+    best = [(q, gallery.search(q, k=1)[0].probability) for q in queries]
+    assert e['best_promised'] == pytest.approx(np.mean([p for q, p in best if q in known]), abs=1e-5)
+    assert e['rightly_none'] == np.mean([p < 0.5 for q, p in best if q not in known])
+    assert e['wrongly_none'] == np.mean([p < 0.5 for q, p in best if q in known])
+    assert 'rightly_none' not in evaluate(gallery, known, draws=2, progress=False).table.index
+    again = json.loads(json.dumps(e.to_dict(), allow_nan=False))
+    assert again['unknown_queries'] == len(queries)-len(known)
+    assert again['measures']['map@r'] == dict(e.table.loc['map@r', ['value', 'low', 'high']])
+
+
+def test_bad_files_are_counted(parts, tmp_path, capsys):
+    gallery, queries, _ = parts
+    broken, unlabelled = tmp_path/'Moon_Bobtail_77.jpg', tmp_path/'what.jpg'
+    broken.write_bytes(queries[0].read_bytes()[:200])
+    unlabelled.write_bytes(queries[0].read_bytes())
+    files = [broken, unlabelled, *queries, queries[0]]
+    e = evaluate(gallery, files, draws=2, progress=False)
+    assert len(e.scored.files) == len(queries) # the one that is there twice counts once
+    assert {f.name for f, _ in e.scored.skipped} == {broken.name, unlabelled.name}
+    assert '2 of' in capsys.readouterr().out and len(e.to_dict()['skipped']) == 2
+    with pytest.raises(ImageError): evaluate(gallery, files, draws=2, progress=False, on_error='raise')
+    with pytest.raises(ValueError, match='none of 1 files can be used'): evaluate(gallery, [broken], progress=False)
+
+
+def test_what_cannot_be_measured_is_said(parts, finder, doodles):
+    gallery, queries, breeds = parts
+    with pytest.raises(ValueError, match='no labels: pass label_func='): evaluate(Gallery.from_files(doodles[:4], finder.encoder, None, progress=False), queries)
+    with pytest.raises(ValueError, match='no image of the gallery has a label'):
+        evaluate(Gallery.from_files(doodles[:4], finder.encoder, None, progress=False), queries, label_func)
+    unknown = [q for q in queries if label_func(q) in breeds[:3]]
+    with pytest.raises(ValueError, match='has a label that the gallery has'): evaluate(gallery, unknown, progress=False)
+    with pytest.raises(ValueError, match='no same pairs to calibrate with'): calibrate_head(gallery.head, score_queries(gallery, unknown, progress=False))
+    with pytest.raises(ValueError, match='threshold, a probability'): evaluate(gallery, queries, threshold=50)
+    one = Gallery.from_files([f for f in doodles if label_func(f) == breeds[5]][:3], finder.encoder, progress=False)
+    with pytest.raises(ValueError, match='of the different class'): evaluate(one, [f for f in doodles if label_func(f) == breeds[5]][3:], progress=False)
+
+
+def test_images_of_the_gallery_are_pointed_out(parts):
+    gallery, queries, _ = parts
+    with pytest.warns(UserWarning, match='2 of 3 queries are images of the gallery'): s = score_queries(gallery, [*gallery.files[:2], queries[-1]], progress=False)
+    assert (s.logits == -np.inf).sum() == 2 and s.logits[0, 0] == s.logits[1, 1] == -np.inf
+
+
+@pytest.mark.filterwarnings('ignore:these logits')
+def test_calibrating_moves_no_match(parts, tmp_path):
+    gallery, queries, _ = parts
+    f = SimilarityFinder.from_parts(None, gallery)
+    before = f.search(queries[9], k=7)
+    done = f.calibrate(queries, progress=False)
+    assert np.allclose(head_calibration(gallery.head), done.calibration, rtol=1e-5)
+    assert done == f.calibrate(queries, progress=False)._replace(before=done.before) # same seed, same result
+    after = f.search(queries[9], k=7)
+    assert [(m.file, m.logit) for m in after] == [(m.file, m.logit) for m in before]
+    loaded = SimilarityFinder.load(f.save(tmp_path/'f'))
+    assert loaded.search(queries[9], k=7) == after
+    half = f.calibrate(prior=0.5)
+    assert half.prior == pytest.approx(0.5) and half.temperature == pytest.approx(done.calibration.temperature)
+    limit = f.threshold_at(queries, fpr=0.2, progress=False)
+    shown = f.search(queries, k=10**6, min_probability=limit.score)
+    assert np.mean([any(m.label != label_func(q) for m in ms) for q, ms in zip(queries, shown)]) == limit.fpr <= 0.2
+
+
+def test_too_few_to_be_halved(parts):
+    "Two queries: one half has no other to learn from where same pairs are missing, and nothing is invented"
+    gallery, queries, _ = parts
+    known = [q for q in queries if label_func(q) in gallery.labels][:1]
+    with pytest.warns(UserWarning, match='calibrated with'): done = calibrate_head(gallery.head, score_queries(gallery, known, progress=False), draws=5)
+    assert np.isnan(done.after.value) and np.isfinite(done.calibration).all()
+
+
+def test_nothing_similar_is_shown_as_that(parts, tmp_path):
+    gallery, queries, _ = parts
+    f = SimilarityFinder.from_parts(None, gallery)
+    store_calibration(Calibration(1., -50., 0.01), gallery.head)
+    nothing = f.search(queries[0], min_probability=0.5)
+    assert nothing == [] and 'none of these is similar: the best match has P(same) 0.0%' in repr(nothing)
+    assert nothing.save(tmp_path/'none.png').stat().st_size > 3000
+    assert [len(m) for m in f.search(queries[:2], min_probability=0.5)] == [0, 0]
+    with pytest.raises(ValueError, match='min_probability lies between'): f.search(queries[0], min_probability=2)
