@@ -24,7 +24,7 @@ class Cohort(NamedTuple):
     "Patients with images, covariates, and what is true of them"
     treated:L # image files
     controls:L # image files
-    table:pd.DataFrame # patient, treated, age, sex, site, disease
+    table:pd.DataFrame # patient, treated, age, sex, crp, site, disease
     counterpart:dict # treated patient -> the control that it should be matched with
 
 def patient(
@@ -35,16 +35,19 @@ def patient(
 
 def _patients(pairs, others, rng):
     "Who is there, and who belongs together"
-    kinds,sites = sorted(DOODLE_BREEDS),list(DOODLE_BACKGROUNDS)[:5]
+    kinds,sites,severity = sorted(DOODLE_BREEDS),list(DOODLE_BACKGROUNDS)[:5],np.linspace(0, 1, len(DOODLE_BREEDS))
+    often = np.exp(2*severity)/np.exp(2*severity).sum()
     def person(treated):
+        d = rng.choice(len(kinds), p=often if treated else None)
         return dict(treated=treated, age=int(np.clip(rng.normal(*((66,9) if treated else (56,12))), 20, 95)), sex='f' if rng.random() < (0.7 if treated else 0.45) else 'm',
-                    site=rng.choice(sites).item(), disease=rng.choice(kinds).item())
+                    crp=crp(d), site=rng.choice(sites).item(), disease=kinds[d])
+    def crp(d): return round(float(20 + 80*severity[d] + rng.normal(0, 4)), 1)
     def close(a, b, years): return a['disease'] == b['disease'] and a['sex'] == b['sex'] and abs(a['age']-b['age']) < years
     ill = []
     while len(ill) < pairs:
         p = person(True)
         if not any(close(p, o, 9) for o in ill): ill.append(p) # nobody is taken for another's counterpart
-    controls = [dict(p, treated=False, age=int(p['age'] + rng.integers(-2, 3)), site=rng.choice(sites).item()) for p in ill]
+    controls = [dict(p, treated=False, age=int(p['age'] + rng.integers(-2, 3)), crp=crp(kinds.index(p['disease'])), site=rng.choice(sites).item()) for p in ill]
     while len(controls) < pairs + others:
         p = person(False)
         if not any(close(p, o, 6) for o in ill): controls.append(p)
@@ -60,7 +63,7 @@ def doodle_cohort(
     seed:int=0 # of everything
 )->Cohort:
     "Draw a cohort: images, and their masks as `doodle_masks` reads them"
-    if not 0 < pairs <= 60: raise ValueError(f'pairs, the treated patients, are 1 to 60, not {pairs}: more would not all be different')
+    if not 0 < pairs <= 40: raise ValueError(f'pairs, the treated patients, are 1 to 40, not {pairs}: more would not all be different')
     path,rng = Path(path),np.random.default_rng(seed)
     for d in ('images','masks'): (path/d).mkdir(parents=True, exist_ok=True)
     ill,controls,partner = _patients(pairs, others, rng)
