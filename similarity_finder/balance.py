@@ -125,7 +125,7 @@ def love_plot(
     threshold:float=0.1 # where the line is drawn
 ): # the axes
     "Absolute standardised mean differences before and after matching"
-    if ax is None: ax = plt.subplots(figsize=(4.6, 0.9+0.3*len(table)), layout='constrained')[1]
+    if ax is None: ax = plt.subplots(figsize=(5.6, 0.9+0.3*len(table)), layout='constrained')[1]
     t = table.assign(size=table.smd.abs()).sort_values(['size','covariate']).reset_index(drop=True)
     finite = t[['smd','smd_after']].abs().replace(np.inf, np.nan)
     edge = max(np.nanmax(finite.to_numpy(), initial=0), 2*threshold)*1.08
@@ -136,5 +136,5 @@ def love_plot(
     ax.axvline(threshold, color='0.35', ls='--', lw=1)
     ax.set(yticks=t.index, yticklabels=t.covariate, xlim=(-0.02*edge, edge*1.04), ylim=(-0.6, len(t)-0.4), xlabel='absolute standardised mean difference')
     ax.spines[['top','right']].set_visible(False)
-    ax.legend(frameon=False, fontsize=8, loc='lower right')
+    ax.legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
     return ax

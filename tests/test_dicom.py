@@ -229,9 +229,10 @@ def test_a_stranger_among_images(tmp_path):
 
 @pytest.fixture(scope='module')
 def hospital(tmp_path_factory, doodles):
-    "A folder of DICOM files: 24 doodles, two a patient"
+    "A folder of DICOM files: 20 doodles, two a patient"
     folder = tmp_path_factory.mktemp('hospital')
     for n, f in enumerate(doodles[:40:2]): dicom(folder/f'Kind{n//10}_{n}.dcm', np.asarray(open_image(f)), 'RGB', patient=f'{ID}-{n//2}')
+    assert all(s.encode() in next(folder.iterdir()).read_bytes() for s in SECRETS) # they are there to be found
     return folder
 
 
