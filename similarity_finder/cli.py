@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from .command import Folder,Json,Labels,Strict,Workers,app,command,images_of,labeller_of,picture_of,report,table_of
+from . import cli_cluster # registers its commands
 
 # %% ../nbs/07_cli.ipynb #6b6bdfe7
 @command

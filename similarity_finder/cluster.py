@@ -249,11 +249,12 @@ def show_map(self:Clusters,
     ax.scatter(*xy[~out].T, s=14, c=self.labels[~out], cmap='tab20', vmin=0, vmax=20, alpha=0.8) if len(self) <= 20 else \
         ax.scatter(*xy[~out].T, s=8, c=self.labels[~out]%20, cmap='tab20', vmin=0, vmax=20, alpha=0.8)
     for k in range(min(len(self), thumbs)):
-        im = open_image(self.files[self.medoids[k]])
+        try: im = open_image(self.files[self.medoids[k]])
+        except ImageError: continue # gone since it was encoded
         im.thumbnail((36, 36))
         at = np.median(xy[self.labels == k], axis=0)
-        ax.add_artist(AnnotationBbox(OffsetImage(np.asarray(im), zoom=0.9), at, frameon=True, pad=0.1, bboxprops=dict(edgecolor=plt.get_cmap('tab20')(k%20), linewidth=1.5)))
-        if self.names[k]: ax.annotate(self.names[k], at, (0, -24), textcoords='offset points', ha='center', fontsize=7)
+        ax.add_artist(AnnotationBbox(OffsetImage(np.asarray(im), zoom=0.9), at, (26, 26), boxcoords="offset points", frameon=True, pad=0.1, bboxprops=dict(edgecolor=plt.get_cmap('tab20')(k%20), linewidth=1.5)))
+        if self.names[k]: ax.annotate(self.names[k], at, (26, 3), textcoords='offset points', ha='center', fontsize=7)
     ax.set_xticks([]); ax.set_yticks([])
     return fig
 
