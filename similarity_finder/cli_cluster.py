@@ -23,16 +23,14 @@ h1{font-size:1.5rem}h2{font-size:1.1rem;margin:1.8rem 0 .4rem}small,figcaption{c
 img{width:92px;height:92px;object-fit:cover;border-radius:4px;display:block}.medoid img{outline:3px solid #e07b00;outline-offset:-3px}
 .map{width:auto;height:auto;max-width:100%;border-radius:0}'''
 
-def _thumbnail(f, side=92):
+def _thumbnail(f, side=128):
     "An image as a data address, or what is wrong with it"
+    from PIL import ImageOps
     from similarity_finder.data import ImageError,open_image
     try: im = open_image(f)
     except ImageError as e: return f'<small>{html.escape(e.reason)}</small>'
-    im.thumbnail((2*side, 2*side)) if min(im.size) > 2*side else None
-    scale = max(side/min(im.size), 0.01)
-    im = im.resize((max(1, round(im.width*scale)), max(1, round(im.height*scale)))) if scale < 1 else im
     out = io.BytesIO()
-    im.save(out, 'JPEG', quality=72)
+    ImageOps.fit(im, (side, side)).save(out, 'JPEG', quality=75)
     return f'<img alt="{html.escape(Path(f).name)}" src="data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}">'
 
 def _figure(f, caption, medoid=False):

@@ -10,14 +10,14 @@ __all__ = ['class_posterior', 'Propagated', 'propagate']
 # %% ../nbs/08_propagate.ipynb #9565dd85
 import numpy as np
 import pandas as pd
-from scipy.special import softmax
+from scipy.special import logsumexp,softmax
 
 from .changes import file_key
 from .cluster import Clusters
 
 # %% ../nbs/08_propagate.ipynb #1ec214fb
 def class_posterior(
-    evidence:np.ndarray, # (n, C), mean log-odds of each image with the labelled images of each class
+    evidence:np.ndarray, # (n, C), log of the mean likelihood ratio of each image with the labelled images of each class
     other:float # prior that an image is of none of these classes, between 0 and 1; the classes share the rest evenly
 )->np.ndarray: # (n, C+1), rows sum to 1; the last column is "none of these"
     "How likely each class is, given the evidence"
@@ -26,6 +26,11 @@ def class_posterior(
     with np.errstate(divide='ignore'): return softmax(np.c_[evidence, np.zeros(n)] + np.log(prior), axis=1)
 
 # %% ../nbs/08_propagate.ipynb #4ad84fe7
+def _pool(odds):
+    "Log of the mean likelihood ratio of each row; 0, no evidence, where there is none"
+    n = np.isfinite(odds).sum(1)
+    with np.errstate(divide='ignore'): return np.where(n > 0, logsumexp(np.where(np.isfinite(odds), odds, -np.inf), axis=1) - np.log(np.maximum(n, 1)), 0.)
+
 class Propagated:
     "Labels for all images of a clustering, with a confidence"
     def __init__(self, clusters, classes, probabilities, given, min_confidence):
@@ -64,19 +69,21 @@ def propagate(
     n = len(clusters.files)
     odds = clusters.between(np.arange(n), where).astype(np.float64)
     odds[where, np.arange(len(where))] = np.nan # an image says nothing of itself
-    def mean(rows): # (rows, C): evidence for each class
-        some = [odds[rows][:,which == c] for c in range(len(classes))]
-        return np.stack([np.nansum(o, 1)/np.maximum(1, np.isfinite(o).sum(1)) for o in some], 1)
-    p = class_posterior(mean(np.arange(n)), other)
+    columns = [odds[:,which == c] for c in range(len(classes))]
+    evidence = np.stack([_pool(o) for o in columns], 1) # (n, C)
+    p = class_posterior(evidence, other)
     for k in range(len(clusters)):
         m = clusters.members(k)
-        pooled = [odds[m][:,which == c] for c in range(len(classes))]
-        evidence = np.array([[np.nansum(o)/max(1, np.isfinite(o).sum()) for o in pooled]])
-        of_cluster = class_posterior(evidence, other)[0]
+        of_cluster = class_posterior(evidence[m].mean(0, keepdims=True), other)[0]
+        inside = clusters.labels[where] == k
+        mixed = len(set(which[inside])) > 1
+        if inside.any() and not mixed:
+            Q = 1 - np.prod(1 - clusters.confidence[where[inside]])
+            of_cluster = Q*np.eye(len(classes)+1)[which[inside][0]] + (1-Q)*of_cluster
         best = of_cluster.argmax()
-        clusters.names[k] = classes[best] if best < len(classes) and of_cluster[best] >= min_confidence else None
+        clusters.names[k] = classes[best] if best < len(classes) and of_cluster[best] >= min_confidence and not mixed else None
         q = clusters.confidence[m][:,None]
-        if use_clusters: p[m] = q*of_cluster + (1-q)*p[m]
+        if use_clusters and not mixed: p[m] = q*of_cluster + (1-q)*p[m]
     p[where] = 0
     p[where, which] = 1 # as it was given
     given = np.zeros(n, bool)
