@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from . import cli_evaluate,cli_match
+from . import cli_cluster,cli_evaluate,cli_match
 from .command import Folder,Json,Labels,Strict,Workers,app,command,images_of,labeller_of,picture_of,report,table_of
 
 # %% ../nbs/07_cli.ipynb #6b6bdfe7
