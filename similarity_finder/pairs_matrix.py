@@ -20,13 +20,15 @@ from .gallery import Gallery
 from .head import PairHead,PairVectors
 from .scan import can_compile,pair_scan,scan_weights
 
-# %% ../nbs/08_pairs_matrix.ipynb #7760692c
+# %% ../nbs/08_pairs_matrix.ipynb #bee62c9d
 def log_odds(
     head:PairHead, # that gave the logits
-    logits:torch.Tensor # any shape
-)->torch.Tensor: # the same shape; `sigmoid` of it is P(same)
-    "What P(same) is made of: logit / temperature + prior shift"
-    return logits/head.temperature.to(logits.device) + head.prior_shift.to(logits.device)
+    logits:torch.Tensor, # any shape
+    prior:float=0.5 # share of same pairs before anything is seen, above 0 and below 1
+)->torch.Tensor: # the same shape; `sigmoid` of it is `head.probability(logits, prior)`
+    "The evidence for \"same\": logit / temperature + shift, at a prior"
+    shift = head.prior_shift - torch.logit(head.prior) + np.log(prior/(1-prior))
+    return logits/head.temperature.to(logits.device) + shift.to(logits.device)
 
 # %% ../nbs/08_pairs_matrix.ipynb #a0f3c9b0
 def _hidden(U, V, u, v, w):
