@@ -4,14 +4,17 @@ from pathlib import Path
 import numpy as np, torch
 import torchvision
 from PIL import Image
+from fastai.vision.learner import create_head
 from fastcore.parallel import parallel
-from similarity_finder.classifier import create_encoder
+from torch import nn
+from similarity_finder.classifier import classifier_dls, classifier_learner, create_encoder
 from similarity_finder.data import image_files, open_image
 from similarity_finder.doodle import doodle_pets
 from similarity_finder.encode import PairEncoder
 from similarity_finder.head import PairHead
+from similarity_finder.pairs import siamese_dls
 from similarity_finder.preprocess import Preprocess
-from similarity_finder.siamese import SiameseModel
+from similarity_finder.siamese import SiameseLearner, SiameseModel
 
 here = Path(__file__).parent
 
@@ -21,6 +24,18 @@ def timed(f):
     start = time.perf_counter()
     out = f()
     return time.perf_counter()-start, out
+
+
+def in_turns(ways, repeat, warm=2, before=0):
+    "Median seconds of each of several calls that take turns, so that none has a better moment of the computer than another; the first in turn changes, and each is called `before` times untimed"
+    for f in ways.values():
+        for _ in range(warm): f()
+    times, names = {k: [] for k in ways}, list(ways)
+    for i in range(repeat):
+        for k in names[i % len(names):]+names[:i % len(names)]:
+            for _ in range(before): ways[k]()
+            times[k].append(timed(ways[k])[0])
+    return {k: float(np.median(v)) for k, v in times.items()}
 
 
 def write_csv(path, header, rows):
@@ -46,10 +61,26 @@ def gallery_files(n, folder, photographs=None):
 
 
 def random_encoder(arch='resnet34', size=224):
-    "A siamese network with random weights and statistics that fit them: as slow as a trained one"
+    "A siamese network with random weights, which takes as long as a trained one"
     torch.manual_seed(0)
     encoder = create_encoder(getattr(torchvision.models, arch), pretrained=False)
     with torch.no_grad(): nf = encoder(torch.zeros(2, 3, 64, 64)).shape[1]
     prep = Preprocess.from_dict(dict(size=[size, size], method='crop', pad_mode='reflection', resample=int(Image.BILINEAR), div=255.,
                                      mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]))
     return PairEncoder(SiameseModel(encoder, PairHead(nf)).eval(), prep)
+
+
+def article_learners(files, label, always, arch, size):
+    "Learners with random weights: a classifier that always says the same, and the article's siamese model"
+    clearn = classifier_learner(classifier_dls(files, label, size=size, bs=8, num_workers=0), arch, pretrained=False)
+    clearn.model[1][-1].weight.data.zero_()
+    clearn.model[1][-1].bias = nn.Parameter(torch.tensor([float(o == always) for o in clearn.dls.vocab]))
+    encoder = create_encoder(arch, pretrained=False)
+    with torch.no_grad(): channels = encoder(torch.zeros(2, 3, 64, 64)).shape[1]
+    model = SiameseModel(encoder, create_head(2*channels, 2))
+    slearn = SiameseLearner(siamese_dls(files, label, size=size, bs=8, num_workers=0), model, loss_func=nn.CrossEntropyLoss())
+    x = Preprocess.of(slearn.dls)(files[:16])
+    with torch.no_grad():
+        for _ in range(10): model(x[::2][:len(x)//2], x[1::2]) # statistics that fit the weights, so that the probabilities differ
+    model.eval(); clearn.model.eval()
+    return clearn, slearn

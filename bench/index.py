@@ -4,13 +4,14 @@
 
 'bare encoder' is the network and its head on batches of 64 prepared tensors. Decoding (open, resize, crop) is timed alone in one process and in as
 many as there are cores. 'bound' is what no order of work on these cores can beat: decoding spread over all cores, plus the bare encoder, which
-uses all cores as well; with a GPU it would be the larger of the two. Medians of --repeat runs, turn by turn. Files are JPEGs of 500 x 375.
+uses all cores as well; with a GPU it would be the larger of the two. Medians of --repeat runs, turn by turn. Files are JPEGs of 500 x 375, cut from
+--photographs or from drawn pets; both take as long to decode.
 """
 import argparse, os, tempfile
 from pathlib import Path
-import numpy as np, torch
+import torch
 from torch.utils.data import DataLoader
-from common import gallery_files, here, random_encoder, timed, write_csv
+from common import gallery_files, here, in_turns, random_encoder, write_csv
 from similarity_finder.encode import _Files, _collate
 from similarity_finder.gallery import Gallery
 
@@ -20,14 +21,14 @@ def main():
     p.add_argument('--images', type=int, default=1000)
     p.add_argument('--archs', nargs='+', default=('resnet34', 'mobilenet_v2'))
     p.add_argument('--size', type=int, default=224)
-    p.add_argument('--repeat', type=int, default=3)
+    p.add_argument('--repeat', type=int, default=5)
     p.add_argument('--photographs', type=Path, help='folder of image files')
     a = p.parse_args()
-    cores, rows, seed = len(os.sched_getaffinity(0)), [], 0
+    cores, rows = len(os.sched_getaffinity(0)), []
     with tempfile.TemporaryDirectory() as folder:
         files = gallery_files(a.images, Path(folder), a.photographs)
         for arch in a.archs:
-            encoder, times = random_encoder(arch, a.size), {}
+            encoder = random_encoder(arch, a.size)
             tensors = [torch.stack([encoder.prep.item(f) for f in files[i:i+64]]) for i in range(0, len(files), 64)]
             def decode(n): return [None for _ in DataLoader(_Files(files, encoder.prep), 64, num_workers=n, collate_fn=_collate, prefetch_factor=4 if n else None)]
             def on_disk():
@@ -38,9 +39,7 @@ def main():
                     'add, decoding in turn': lambda: Gallery(encoder).add(files, None, num_workers=0, progress=False),
                     'add': lambda: Gallery(encoder).add(files, None, progress=False), 'add, to disk': on_disk}
             encoder.tensors(tensors[0])
-            for _ in range(a.repeat):
-                for k, f in ways.items(): times.setdefault(k, []).append(timed(f)[0])
-            times = {k: float(np.median(v))/len(files) for k, v in times.items()}
+            times = {k: s/len(files) for k, s in in_turns(ways, a.repeat, warm=0).items()}
             times['bound'] = times['bare encoder'] + times[f'decoding, {cores} processes']
             for k, s in times.items():
                 rows.append((arch, torch.get_num_threads(), len(files), k, f'{s:.5f}', f'{times["bare encoder"]/s:.3f}'))

@@ -195,6 +195,16 @@ def scores(self:Gallery,
     vectors = self.vectors if subset is None else self.vectors.rows(torch.as_tensor(subset, dtype=torch.long))
     return pair_scan(query, vectors, weights).cpu()
 
+# %% ../nbs/04_gallery.ipynb #2174e294
+@patch
+def to(self:Gallery,
+    device # such as 'cuda'; it must hold all vectors
+)->Gallery: # itself
+    "Put the vectors, and with them the scan, on a device"
+    if self.vectors is None: raise ValueError('the vectors of this gallery stay on disk: open it with memory=True')
+    self.rows = replace(self.rows, vectors=self.vectors.to(device))
+    return self
+
 # %% ../nbs/04_gallery.ipynb #503396eb
 @patch
 def encode(self:Gallery,
@@ -240,8 +250,9 @@ def _matches(self:Gallery, logits, k, keep, itself):
     if itself is not None: n -= int(keep[itself]); logits[itself] = -torch.inf
     if min(k, n) < 1: return []
     idxs = best(logits, min(k, n))
-    p = self.head.probability(logits[idxs].to(self.head.temperature.device)).cpu()
-    return [Match(Path(self.rows.paths[i]), self.labels[i], logits[i].item(), q) for i,q in zip(idxs.tolist(), p.tolist())]
+    logits = logits[idxs]
+    p = self.head.probability(logits.to(self.head.temperature.device)).cpu()
+    return [Match(Path(self.rows.paths[i]), self.labels[i], z, q) for i,z,q in zip(idxs.tolist(), logits.tolist(), p.tolist())]
 
 # %% ../nbs/04_gallery.ipynb #e0df5ae4
 @patch
@@ -282,7 +293,9 @@ def reload(self:Gallery):
     "Read the table again, for what other processes have changed"
     if self.table is None: return
     self.table = GalleryTable.open(self.table.uri, self.table.fingerprint, self.table.name)
-    self._set(*self.table.read(vectors=self.vectors is not None))
+    rows,ids = self.table.read(vectors=self.vectors is not None)
+    if self.vectors is not None: rows.vectors = rows.vectors.to(self.vectors.u.device)
+    self._set(rows, ids)
 
 # %% ../nbs/04_gallery.ipynb #f88bda0a
 @patch

@@ -8,7 +8,7 @@ Docs: https://similarity-finder.github.io/similarity_finder/scan.html.md"""
 __all__ = ['ScanWeights', 'scan_weights', 'can_compile', 'pair_scan', 'best']
 
 # %% ../nbs/04_scan.ipynb #ca21acd0
-import shutil
+import shutil,warnings
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -47,14 +47,17 @@ def _scores(U, V, E, u, v, e, w, alpha, symmetric):
 @lru_cache
 def _compiled(): return torch.compile(_scores, dynamic=True)
 
+@lru_cache
 def can_compile(
     device='cpu' # where the scan is to run
 )->bool:
-    "Is there what `torch.compile` needs: a C++ compiler for the CPU, Triton for CUDA?"
-    if torch.device(device).type == 'cpu': return any(shutil.which(o) for o in ('g++','clang++','c++','cl'))
-    try: import triton
-    except ImportError: return False
-    return True
+    "Does `torch.compile` work? It needs a C++ compiler and Python's headers for the CPU, Triton for CUDA; tried once, on a few numbers"
+    if torch.device(device).type == 'cpu' and not any(shutil.which(o) for o in ('g++','clang++','c++','cl')): return False
+    u,e = torch.ones(3, device=device),torch.ones(4, device=device)
+    try: return _compiled()(u.expand(5, 3), u.expand(5, 3), e.expand(5, 4), u, u, e, u, u[0], True).tolist() == [10.]*5
+    except Exception as e: # whatever a compiler that is broken or half installed may raise
+        warnings.warn(f'searches of large galleries are slower than they could be, as torch.compile does not work here: {str(e).splitlines()[0] if str(e) else type(e).__name__}')
+        return False
 
 def pair_scan(
     query:PairVectors, # of Q images

@@ -197,7 +197,7 @@ def read(self:GalleryTable,
                 if to.shape[1]: to[at:at+len(b)] = _tensor(b, name)
             at += len(b)
             paths += b['path'].to_pylist(); labels += b['label'].to_pylist()
-            for col,to in zip(('size','mtime','_rowid'), (sizes, mtimes, ids)): to.append(b[col].to_numpy())
+            for col,to in zip(('size','mtime','_rowid'), (sizes, mtimes, ids)): to.append(b[col].to_numpy().copy()) # a view would keep the vectors too
     except (OSError, RuntimeError, ValueError) as e: raise StoreError(f'the gallery {self.name!r} at {self.uri} is damaged: {str(e).splitlines()[0]}') from e
     if at != n: raise StoreError(f'the gallery {self.name!r} at {self.uri} is damaged: {at} of {n} rows can be read')
     cat = lambda o: np.concatenate(o) if o else np.zeros(0, np.int64)

@@ -4,12 +4,15 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from similarity_finder.classifier import Classifier
+import similarity_finder
 from similarity_finder.encode import PairEncoder
 from similarity_finder.finder import SimilarityFinder
 from similarity_finder.gallery import Gallery
@@ -187,10 +190,33 @@ def test_a_damaged_table_is_said(finder, doodles, tmp_path):
     assert gallery.search(doodles[30], k=3) # memory is not affected
 
 
-def test_a_loader_needs_no_learner(finder, tmp_path, doodles):
-    assert isinstance(finder.classifier, Classifier)
-    SimilarityFinder.from_parts(finder.classifier, Gallery.from_files(doodles[:9], finder.encoder, progress=False)).save(tmp_path/'f')
-    loaded = SimilarityFinder.load(tmp_path/'f')
-    assert loaded.clearn is None and loaded.slearn is None
-    loaded.explain(doodles[20], doodles[3]).save(tmp_path/'why.png')
-    assert (tmp_path/'why.png').stat().st_size > 5000
+elsewhere = """
+import json, pickle, sys
+import torch
+def refuse(*args, **kwargs): raise AssertionError('a learner was made, or a pickle read')
+from fastai.learner import Learner
+from similarity_finder import SimilarityFinder
+Learner.__init__ = pickle.load = pickle.loads = torch.load = refuse
+place, query, other = sys.argv[1:4]
+finder = SimilarityFinder.load(place)
+assert finder.clearn is None and finder.slearn is None
+assert not [o for o in ('similarity_finder.train', 'similarity_finder.doodle', 'test_faults') if o in sys.modules]
+maps = finder.explain(query, other).maps
+print(json.dumps([[[str(m.file), m.logit] for m in finder.search(query, k=99)], str(finder.predict(query, show=False)), maps.a.sum().item()]))
+"""
+
+
+def test_a_process_that_has_never_seen_the_training_code(finder, doodles, tmp_path):
+    "It searches, predicts and explains as the process that trained did, without learners and without pickle"
+    here = SimilarityFinder(finder.clearn, finder.slearn, doodles[:80], progress=False)
+    here.save(tmp_path/'f')
+    query, other = doodles[85], doodles[3]
+    out = subprocess.run([sys.executable, '-c', elsewhere, tmp_path/'f', query, other], capture_output=True, text=True, cwd=tmp_path,
+                         env=os.environ | dict(PYTHONPATH=str(Path(similarity_finder.__file__).parents[1])))
+    assert out.returncode == 0, out.stderr[-2000:]
+    found, nearest, evidence = json.loads(out.stdout.splitlines()[-1])
+    expected = here.search(query, k=99)
+    assert [f for f, _ in found] == [str(m.file) for m in expected]
+    assert [z for _, z in found] == pytest.approx([m.logit for m in expected], abs=1e-4)
+    assert nearest == str(here.predict(query, show=False))
+    assert evidence == pytest.approx(here.explain(query, other).maps.a.sum().item(), abs=1e-4)
