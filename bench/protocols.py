@@ -1,0 +1,264 @@
+"What quality.py and recipe.py share: the photographs as cached maps, who is held out, how a network is trained on the maps, and what is measured"
+import copy, random, time
+from functools import partial
+from collections import Counter
+from pathlib import Path
+import numpy as np, torch, torch.nn.functional as F
+from torch import nn
+from fastai.callback.core import Callback
+from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.load import DataLoader
+from fastai.data.transforms import TrainTestSplitter
+from fastai.learner import Learner
+from fastai.optimizer import OptimWrapper
+from fastai.torch_core import params, set_seed
+from sklearn.metrics import roc_auc_score
+from torchvision.models import mobilenet_v2
+from similarity_finder.classifier import add_normalize, create_encoder
+from similarity_finder.data import label_func, pets
+from similarity_finder.head import PairHead, off_diagonal, summarise
+from similarity_finder.metrics import map_at_r, recall_at_k
+from similarity_finder.pairs import class_batches, siamese_dls
+from similarity_finder.siamese import PairLoss
+
+here = Path(__file__).parent
+adamw = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True, eps=1e-5, betas=(0.9, 0.99)) # as fastai's, with less work on a CPU
+depth = 14 # blocks of MobileNetV2 (of 19) that stay as they are: their output, (96, 14, 14), is cached
+
+
+def maps_of(dl, blocks):
+    "The output of some blocks for all images of a loader, as float16"
+    with torch.no_grad(): return torch.cat([blocks(b[0].as_subclass(torch.Tensor)).half() for b in dl]).as_subclass(torch.Tensor)
+
+
+def views_of(x, blocks, bs=64):
+    "Cached maps (V, N, ...) through further blocks"
+    with torch.no_grad(): return torch.stack([torch.cat([blocks(o.float()).half() for o in v.split(bs)]) for v in x])
+
+
+def photographs(weights, folder, n_views=6):
+    "Labels, encoder, and cached maps: 'plain' (1, N, 96, 14, 14) and 'aug' (n_views, N, 96, 14, 14), augmented as in training"
+    files = pets()
+    encoder = create_encoder(mobilenet_v2, weights=weights).eval()
+    fname = Path(folder)/f'maps_{depth}_{n_views}.pt'
+    if fname.exists(): return [label_func(f) for f in files], encoder, torch.load(fname)
+    dls = siamese_dls(files, splitter=lambda f: (list(range(len(f))), list(range(16))), num_workers=0)
+    add_normalize(dls)
+    kw, blocks = dict(shuffle=False, drop_last=False, bs=32, cls=TfmdDL), encoder[0][:depth]
+    set_seed(0, reproducible=True)
+    maps = {'plain': maps_of(TfmdDL.new(dls.valid, dls.train_ds, **kw), blocks)[None],
+            'aug': torch.stack([maps_of(TfmdDL.new(dls.train, dls.train_ds, **kw), blocks) for _ in range(n_views)])}
+    fname.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(maps, fname)
+    return [label_func(f) for f in files], encoder, maps
+
+
+def known_split(labels, seed):
+    "A quarter of each breed's images held out: the queries; the others are the gallery"
+    train, valid = TrainTestSplitter(0.25, random_state=seed, stratify=labels)(labels)
+    return list(train), list(valid)
+
+
+def new_split(labels, seed, share=1/3):
+    "A third of the breeds held out of all training: a third of those with many images and a third of the others"
+    n, rng, held = Counter(labels), random.Random(seed), []
+    for group in ([b for b in n if n[b] > 100], [b for b in n if n[b] <= 100]): held += rng.sample(sorted(group), round(share*len(group)))
+    return [i for i, l in enumerate(labels) if l not in held], [i for i, l in enumerate(labels) if l in held]
+
+
+class Protocol:
+    "Training images, queries and gallery, as indices"
+    def __init__(self, name, labels, seed):
+        self.name, self.seed, self.labels = name, seed, np.array(labels)
+        self.train, self.query = (known_split if name == 'known' else new_split)(labels, seed)
+        self.gallery = self.train if name == 'known' else self.query
+        vocab = sorted(set(self.labels[self.train]))
+        self.y = torch.tensor([vocab.index(l) if l in vocab else -1 for l in labels])
+
+    def scores_of(self, score):
+        "Scores of all queries against the gallery, itself left out; `score` takes two lists of indices"
+        s = np.array(score(self.query, self.gallery), dtype=np.float64)
+        s[np.array(self.query)[:,None] == np.array(self.gallery)[None]] = -np.inf
+        return s
+
+    def measures(self, s):
+        "AUC, R@k and MAP@R, each query weighing the same; and with each breed weighing the same"
+        q, g = self.labels[self.query], self.labels[self.gallery]
+        keep, same = s > -np.inf, q[:,None] == g[None]
+        out = {'auc': roc_auc_score(same[keep], s[keep]), **{f'recall@{k}': recall_at_k(s, q, g, k) for k in (1, 5, 10)}, 'map@r': map_at_r(s, q, g)}
+        by = {b: [f(s[q == b], q[q == b], g) for f in (recall_at_k, map_at_r)] for b in sorted(set(q))}
+        return out | {f'{k} by breed': np.mean([v[i] for v in by.values()]) for i, k in enumerate(('recall@1', 'map@r'))}
+
+
+class Views(torch.utils.data.Dataset):
+    "One of the views of an image at random, and its label"
+    def __init__(self, x, y, seed=0): self.x, self.y, self.rng = x, y, random.Random(seed)
+    def __len__(self): return len(self.y)
+    def __getitem__(self, i): return self.x[self.rng.randrange(len(self.x)), i].float(), self.y[i]
+
+
+class Still(nn.Module):
+    "Blocks whose batch statistics stay as they are"
+    def __init__(self, m): super().__init__(); self.m = m
+    def forward(self, x): return self.m(x)
+    def train(self, mode=True): return super().train(False)
+
+
+class Net(nn.Module):
+    "The encoder's last blocks and a head; `forward` gives all pairs of a batch"
+    def __init__(self, tail, head, n_classes=0, nf=1280, drop=0.5):
+        super().__init__()
+        self.tail, self.head = tail, head
+        self.cls = nn.Sequential(nn.Dropout(drop), nn.Linear(nf, n_classes)) if n_classes else None
+    def forward(self, x):
+        A = self.tail(x)
+        out = self.head(A)
+        return (out, self.cls(A.mean((2,3)))) if self.cls is not None else out
+
+
+class Average(Callback):
+    "Exponential moving average of the weights from some share of the training on; the average is kept at the end"
+    order = 90
+    def __init__(self, decay=0.99, start=0.): self.decay, self.start = decay, start
+    def before_fit(self): self.avg = None
+    def after_batch(self):
+        if not self.training or self.pct_train < self.start: return
+        if self.avg is None: self.avg, self.n = copy.deepcopy(self.model.state_dict()), 1
+        else:
+            self.n += 1
+            d = min(self.decay, 1-1/self.n)
+            for k, v in self.model.state_dict().items():
+                if v.is_floating_point(): self.avg[k].lerp_(v, 1-d)
+                else: self.avg[k].copy_(v)
+    def after_fit(self):
+        if self.avg is not None: self.model.load_state_dict(self.avg)
+
+
+def silent(learn, n_epoch, lr, **kw):
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(n_epoch, lr, **kw)
+
+
+def loader(x, y, bs, k, seed):
+    ys, rng = y.tolist(), random.Random(seed)
+    bs = min(bs, len(ys))
+    return DataLoader(Views(x, y, seed), bs=bs, drop_last=True, num_workers=0, get_idxs=lambda: class_batches(ys, bs, k, rng))
+
+
+def features(tail, x, bs=64):
+    "Maps at the encoder's output as the head needs them: their maxima and means"
+    with torch.no_grad(): return torch.cat([summarise(tail(o.float())) for o in x.split(bs)])
+
+
+class Metric(nn.Module):
+    "The embedding of the metric-learning losses: the mean-pooled map times a matrix that starts as the identity, as in our metric term"
+    def __init__(self, nf): super().__init__(); self.delta = nn.Parameter(torch.zeros(nf, nf))
+    def forward(self, A):
+        x = A.mean((2,3))
+        return F.normalize(x + 0.1*x @ self.delta.T)
+
+
+def metric_loss(name):
+    "SupCon, or MultiSimilarity with its miner, of pytorch-metric-learning, as they come"
+    from pytorch_metric_learning import losses, miners
+    if name == 'supcon': return losses.SupConLoss()
+    loss, mine = losses.MultiSimilarityLoss(), miners.MultiSimilarityMiner()
+    return lambda e, y: loss(e, y, mine(e, y))
+
+
+def sampled_pairs(labels, n, rng):
+    "As the article: n images at random, then a partner for each, of the same class or of another with equal chance"
+    by = {}
+    for i, l in enumerate(labels): by.setdefault(l, []).append(i)
+    first = rng.sample(range(len(labels)), n)
+    def partner(i):
+        mates = [j for j in by[labels[i]] if j != i]
+        if mates and rng.random() < 0.5: return rng.choice(mates)
+        return rng.choice(by[rng.choice([l for l in by if l != labels[i]])])
+    return first + [partner(i) for i in first]
+
+
+default = dict(loss='pairs', tail=0, views='plain', bs=32, k=4, epochs=30, lr=1e-3, lr_enc=1e-4, n_hidden=512, p=(0.25,0.5), pool='concat', metric=True, symmetric=True,
+               still=True, ema=0., ema_start=0., wd=0.1, ce=0., smooth=0., warm=0, pct_start=0.25, hard=0., scale=None)
+
+
+class Caches:
+    "Cached maps at any depth"
+    def __init__(self, encoder, maps): self.encoder, self.maps, self.done = encoder[0], maps, {}
+    def blocks(self, tail): return self.encoder[19-tail:]
+    def __call__(self, view, tail):
+        if view == 'both': return torch.cat([self('plain', tail), self('aug', tail)])
+        if (view, tail) not in self.done:
+            if tail == 19-depth: self.done[view, tail] = self.maps[view]
+            elif tail: self.done[view, tail] = views_of(self.maps[view], self.encoder[depth:19-tail])
+            else:
+                x = self(view, 2)
+                self.done[view, tail] = torch.stack([features(self.encoder[17:], v) for v in x])
+        return self.done[view, tail]
+
+
+def train(p, caches, **cfg):
+    "Train on the protocol's training images; gives `score(queries, gallery)`, and the network"
+    c = {**default, **cfg}
+    set_seed(p.seed, reproducible=True)
+    tr = torch.tensor(p.train)
+    x, y = caches(c['views'], c['tail'])[:,tr], p.y[tr]
+    plain = caches('plain', c['tail'])[0]
+    tail = copy.deepcopy(caches.blocks(c['tail'])) if c['tail'] else nn.Identity()
+    for o in tail.parameters(): o.requires_grad_(True)
+    tail = tail.to(memory_format=torch.channels_last)
+    if c['still']: tail = Still(tail)
+    nf, bs = 1280, min(c['bs'], len(tr))
+    embed = c['loss'] in ('supcon', 'ms')
+    head = Metric(nf) if embed else PairHead(nf, c['n_hidden'], c['pool'], c['p'], metric=c['metric'], symmetric=c['symmetric'])
+    net = Net(tail, head, int(y.max())+1 if c['ce'] or c['warm'] else 0, nf)
+    labels, rng, k = y.tolist(), random.Random(p.seed), c['k']
+    if c['loss'] == 'sampled':
+        net.forward = lambda x: head(*tail(x).chunk(2))
+        idxs = lambda: [i for _ in range(len(labels)//bs) for i in sampled_pairs(labels, bs//2, rng)]
+    else: idxs = lambda: class_batches(labels, bs, k, rng)
+    dl = DataLoader(Views(x, y, p.seed), bs=bs, drop_last=True, num_workers=0, get_idxs=idxs)
+    pair = PairLoss()
+    base = metric_loss(c['loss']) if embed else (lambda z, y: pair(z, (y[:len(y)//2] == y[len(y)//2:]).long())) if c['loss'] == 'sampled' else \
+           smooth_loss(c['smooth'], c['hard'], c['scale'])
+    def loss(out, y):
+        if not isinstance(out, tuple): return base(out, y)
+        return base(out[0], y) + c['ce']*F.cross_entropy(out[1], y, label_smoothing=0.1)
+    cbs = [Average(c['ema'], c['ema_start'])] if c['ema'] else []
+    def learner(f):
+        return Learner(DataLoaders(dl, dl), net, loss_func=f, opt_func=adamw, wd=c['wd'], cbs=cbs, splitter=lambda m: [o for o in [params(m.tail)] if o] + [params(m.head) + (params(m.cls) if m.cls is not None else [])],
+                       train_bn=False)
+    if c['loss'] == 'pairs' and c['metric']:
+        with torch.no_grad():
+            i = class_batches(labels, bs, k, random.Random(0))[:bs]
+            head.eval(); head.fit_metric(head.vectors(tail.eval()(plain[tr[i]].float())).e, y[i])
+    start = time.time()
+    if c['warm']:
+        forward, net.forward = net.forward, lambda x: net.cls(net.tail(x).mean((2,3)))
+        silent(learner(lambda o, y: F.cross_entropy(o, y, label_smoothing=0.1)), c['warm'], [c['lr_enc'], c['lr']] if c['tail'] else c['lr'])
+        net.forward = forward
+    silent(learner(loss), c['epochs'], np.array([c['lr_enc'], c['lr']]) if c['tail'] else c['lr'], pct_start=c['pct_start'])
+    seconds = time.time()-start
+    net.eval()
+    A = features(net.tail, plain) if c['tail'] else plain
+    with torch.no_grad():
+        if embed: e = net.head(A.float()); score = lambda q, g: e[q] @ e[g].T
+        else:
+            vec = net.head.vectors(A.float())
+            score = lambda q, g: torch.cat([net.head.all_logits(vec.rows(q[i:i+16]), vec.rows(g)) for i in range(0, len(q), 16)])
+    def scored(q, g):
+        with torch.no_grad(): return score(q, g)
+    return scored, net, dict(seconds=seconds, images=c['epochs']*(len(tr)//bs*bs))
+
+
+def smooth_loss(smooth=0., hard=0., scale=None):
+    "`PairLoss` with the targets smoothed, or with harder pairs weighing more (focal)"
+    def f(z, y):
+        z, same = off_diagonal(z.float(), y)
+        t = torch.where(same, 1-smooth, smooth).float()
+        l = F.binary_cross_entropy_with_logits(z, t, reduction='none')
+        if hard:
+            w = (torch.sigmoid(z.detach()) - same.float()).abs()**hard
+            l = l*w
+            return (l[same].sum()/w[same].sum().clamp_min(1e-6) + l[~same].sum()/w[~same].sum().clamp_min(1e-6))/2
+        return (l[same].mean() + l[~same].mean())/2
+    return f
