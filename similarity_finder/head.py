@@ -57,6 +57,11 @@ class PairHead(nn.Module):
         self.log_alpha = nn.Parameter(torch.tensor(10.).log()) if metric else None
         self.register_buffer('temperature', torch.ones(()))
         self.register_buffer('prior_shift', torch.zeros(()))
+        self.register_buffer('prior', torch.tensor(0.5)) # share of same pairs that the shift is for
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        state_dict.setdefault(f'{prefix}prior', torch.tensor(0.5)) # weights from before it was kept
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def alpha(self): return self.log_alpha.exp() if self.delta is not None else 0.
@@ -109,10 +114,12 @@ def all_logits(self:PairHead,
 
 @patch
 def probability(self:PairHead,
-    logit:torch.Tensor # logits of pairs
+    logit:torch.Tensor, # logits of pairs
+    prior:float|None=None # share of same pairs where the question is asked; by default the one that the head was calibrated for
 )->torch.Tensor: # the same shape, between 0 and 1
     "P(same) = sigmoid(logit / temperature + prior shift)"
-    return torch.sigmoid(logit/self.temperature + self.prior_shift)
+    z = logit/self.temperature + self.prior_shift
+    return torch.sigmoid(z if prior is None else z + np.log(prior/(1-prior)) - torch.logit(self.prior)) # Bayes' rule
 
 # %% ../nbs/02_head.ipynb #15535451
 @patch
