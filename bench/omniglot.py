@@ -1,5 +1,5 @@
 "Omniglot for quality.py: two sets of five alphabets, trained on one and tested on the other, with a small convnet from scratch"
-import copy, io, math, random, time, zipfile
+import io, math, random, time, zipfile
 import numpy as np, torch, torch.nn.functional as F
 from PIL import Image
 from torch import nn
@@ -8,6 +8,7 @@ from fastai.learner import Learner
 from fastai.torch_core import params, set_seed
 from sklearn.metrics import roc_auc_score
 from similarity_finder.head import PairHead
+from similarity_finder.metrics import map_at_r, recall_at_k
 from similarity_finder.pairs import class_batches
 from similarity_finder.siamese import PairLoss
 from protocols import Metric, adamw, metric_loss, sampled_pairs
@@ -30,7 +31,7 @@ def turned(x, y):
     return torch.cat([torch.rot90(x, k, (2,3)) for k in range(4)]), torch.cat([y + k*(y.max()+1) for k in range(4)])
 
 
-def wobble(x, degrees=12, shift=0.1, scale=0.15, shear=0.15, jitter=0.):
+def wobble(x, degrees=12, shift=0.1, scale=0.15, shear=0.15):
     "A random affine map of each image"
     r = lambda s: (2*torch.rand(len(x))-1)*s
     a, s, h = r(math.radians(degrees)), 1+r(scale), r(shear)
@@ -61,7 +62,7 @@ def train(x, y, method='ours', seed=0, epochs=10, bs=128, k=4, lr=1e-2, width=48
     set_seed(seed, reproducible=True)
     if turn: x, y = turned(x, y)
     enc = conv4(width).to(memory_format=torch.channels_last)
-    nf = list(enc.modules())[-2].num_features if False else [m for m in enc.modules() if isinstance(m, nn.BatchNorm2d)][-1].num_features
+    nf = [m for m in enc.modules() if isinstance(m, nn.BatchNorm2d)][-1].num_features
     labels, rng, pair = y.tolist(), random.Random(seed), PairLoss()
     if method == 'classifier':
         model = nn.Sequential(enc, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(nf, int(y.max())+1)))
@@ -70,7 +71,10 @@ def train(x, y, method='ours', seed=0, epochs=10, bs=128, k=4, lr=1e-2, width=48
     else:
         head = PairHead(nf, n_hidden, p=p, metric=method == 'ours', symmetric=method == 'ours')
         model, loss = nn.Sequential(enc, head), pair
-    forward = model.forward
+        if method == 'ours': # as `siamese_learner` does
+            b = class_batches(labels, bs, k, random.Random(0))[:bs]
+            with torch.no_grad(): head.fit_metric(head.vectors(enc.eval()(x[b])).e, y[b])
+            enc.train()
     if method == 'sampled':
         model.forward = lambda x: model[1](*model[0](x).chunk(2))
         loss = lambda z, t: pair(z, (t[:len(t)//2] == t[len(t)//2:]).long())
@@ -81,9 +85,8 @@ def train(x, y, method='ours', seed=0, epochs=10, bs=128, k=4, lr=1e-2, width=48
     dl = Batches(x, y, bs, idxs)
     learn = Learner(DataLoaders(dl, dl), model, loss_func=loss, opt_func=adamw, wd=wd, splitter=lambda m: [params(m)])
     start = time.time()
-    with learn.no_bar(), learn.no_logging(): 
-        class NoValid: pass
-        learn._do_epoch_validate = lambda *a, **k: None
+    with learn.no_bar(), learn.no_logging():
+        learn._do_epoch_validate = lambda *a, **k: None # there is nothing held out
         learn.fit_one_cycle(epochs, lr)
     seconds = time.time()-start
     model.eval()
@@ -101,11 +104,12 @@ def train(x, y, method='ours', seed=0, epochs=10, bs=128, k=4, lr=1e-2, width=48
 
 
 def measures(score, x, y, ways=20, episodes=400, seed=0):
-    "AUC of all pairs; error of telling 20 characters apart by one drawing of each"
-    s = score(x, x).numpy()
+    "AUC of all pairs, MAP@R and R@1 of each drawing among all others; accuracy of telling 20 characters apart by one drawing of each"
+    s = np.asarray(torch.as_tensor(score(x, x)), dtype=np.float32).copy()
+    np.fill_diagonal(s, -np.inf)
     i, j = np.triu_indices(len(y), 1)
     same = (y[:,None] == y[None]).numpy()[i,j]
-    out = {'auc': roc_auc_score(same, (s[i,j]+s[j,i])/2)}
+    out = {'auc': roc_auc_score(same, s[i,j]), 'map@r': map_at_r(s, y, y), 'recall@1': recall_at_k(s, y, y)}
     rng, by = random.Random(seed), {}
     for k, l in enumerate(y.tolist()): by.setdefault(l, []).append(k)
     right = 0

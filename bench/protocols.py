@@ -12,11 +12,12 @@ from fastai.data.transforms import TrainTestSplitter
 from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import params, set_seed
+from fastai.vision.learner import create_head
 from sklearn.metrics import roc_auc_score
 from torchvision.models import mobilenet_v2
 from similarity_finder.classifier import add_normalize, create_encoder
 from similarity_finder.data import label_func, pets
-from similarity_finder.head import PairHead, off_diagonal, summarise
+from similarity_finder.head import PairHead, PairVectors, off_diagonal, summarise
 from similarity_finder.metrics import map_at_r, recall_at_k
 from similarity_finder.pairs import class_batches, siamese_dls
 from similarity_finder.siamese import PairLoss
@@ -77,7 +78,7 @@ class Protocol:
 
     def scores_of(self, score):
         "Scores of all queries against the gallery, itself left out; `score` takes two lists of indices"
-        s = np.array(score(self.query, self.gallery), dtype=np.float64)
+        s = np.asarray(torch.as_tensor(score(self.query, self.gallery)), dtype=np.float64).copy()
         s[np.array(self.query)[:,None] == np.array(self.gallery)[None]] = -np.inf
         return s
 
@@ -112,8 +113,15 @@ class Net(nn.Module):
         self.cls = nn.Sequential(nn.Dropout(drop), nn.Linear(nf, n_classes)) if n_classes else None
     def forward(self, x):
         A = self.tail(x)
-        out = self.head(A)
+        if isinstance(self.head, PairHead):
+            v = self.head.vectors(A)
+            if self.detach:
+                w = self.head.vectors(A.detach())
+                v = PairVectors(w.u, w.v, v.e)
+            out, self.e = self.head.all_logits(v), v.e
+        else: out = self.head(A)
         return (out, self.cls(A.mean((2,3)))) if self.cls is not None else out
+    detach, e = False, None
 
 
 class Average(Callback):
@@ -135,6 +143,7 @@ class Average(Callback):
 
 
 def silent(learn, n_epoch, lr, **kw):
+    learn._do_epoch_validate = lambda *a, **k: None # what is held out is for the end
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(n_epoch, lr, **kw)
 
 
@@ -178,21 +187,23 @@ def sampled_pairs(labels, n, rng):
 
 
 default = dict(loss='pairs', tail=0, views='plain', bs=32, k=4, epochs=30, lr=1e-3, lr_enc=1e-4, n_hidden=512, p=(0.25,0.5), pool='concat', metric=True, symmetric=True,
-               still=True, ema=0., ema_start=0., wd=0.1, ce=0., smooth=0., warm=0, pct_start=0.25, hard=0., scale=None)
+               still=True, ema=0., ema_start=0., wd=0.1, ce=0., smooth=0., warm=0, pct_start=0.25, hard=0., rank=0., rank_e=0., detach=False, tau=0.1)
 
 
 class Caches:
-    "Cached maps at any depth"
-    def __init__(self, encoder, maps): self.encoder, self.maps, self.done = encoder[0], maps, {}
+    "Cached maps at any depth, kept in a folder"
+    def __init__(self, encoder, maps, folder): self.encoder, self.maps, self.folder, self.done = encoder[0], maps, Path(folder), {}
     def blocks(self, tail): return self.encoder[19-tail:]
+    def make(self, view, tail):
+        if tail == 19-depth: return self.maps[view]
+        if tail: return views_of(self.maps[view], self.encoder[depth:19-tail])
+        return torch.stack([features(self.encoder[17:], v) for v in self(view, 2)])
     def __call__(self, view, tail):
         if view == 'both': return torch.cat([self('plain', tail), self('aug', tail)])
         if (view, tail) not in self.done:
-            if tail == 19-depth: self.done[view, tail] = self.maps[view]
-            elif tail: self.done[view, tail] = views_of(self.maps[view], self.encoder[depth:19-tail])
-            else:
-                x = self(view, 2)
-                self.done[view, tail] = torch.stack([features(self.encoder[17:], v) for v in x])
+            fname = self.folder/f'{view}_{tail}_{len(self.maps[view])}.pt'
+            if tail < 19-depth and not fname.exists(): torch.save(self.make(view, tail), fname)
+            self.done[view, tail] = torch.load(fname) if tail < 19-depth else self.maps[view]
         return self.done[view, tail]
 
 
@@ -208,8 +219,8 @@ def train(p, caches, **cfg):
     tail = tail.to(memory_format=torch.channels_last)
     if c['still']: tail = Still(tail)
     nf, bs = 1280, min(c['bs'], len(tr))
-    embed = c['loss'] in ('supcon', 'ms')
-    head = Metric(nf) if embed else PairHead(nf, c['n_hidden'], c['pool'], c['p'], metric=c['metric'], symmetric=c['symmetric'])
+    embed, classify = c['loss'] in ('supcon', 'ms'), c['loss'] == 'classifier'
+    head = Metric(nf) if embed else create_head(nf, int(y.max())+1) if classify else PairHead(nf, c['n_hidden'], c['pool'], c['p'], metric=c['metric'], symmetric=c['symmetric'])
     net = Net(tail, head, int(y.max())+1 if c['ce'] or c['warm'] else 0, nf)
     labels, rng, k = y.tolist(), random.Random(p.seed), c['k']
     if c['loss'] == 'sampled':
@@ -218,9 +229,11 @@ def train(p, caches, **cfg):
     else: idxs = lambda: class_batches(labels, bs, k, rng)
     dl = DataLoader(Views(x, y, p.seed), bs=bs, drop_last=True, num_workers=0, get_idxs=idxs)
     pair = PairLoss()
-    base = metric_loss(c['loss']) if embed else (lambda z, y: pair(z, (y[:len(y)//2] == y[len(y)//2:]).long())) if c['loss'] == 'sampled' else \
-           smooth_loss(c['smooth'], c['hard'], c['scale'])
+    base = metric_loss(c['loss']) if embed else partial(F.cross_entropy, label_smoothing=0.1) if classify else (lambda z, y: pair(z, (y[:len(y)//2] == y[len(y)//2:]).long())) if c['loss'] == 'sampled' else \
+           smooth_loss(c['smooth'], c['hard'], c['rank'])
+    net.detach = c['detach']
     def loss(out, y):
+        if c['rank_e']: return base(out, y) + c['rank_e']*contrast(net.e @ net.e.T/c['tau'], y)
         if not isinstance(out, tuple): return base(out, y)
         return base(out[0], y) + c['ce']*F.cross_entropy(out[1], y, label_smoothing=0.1)
     cbs = [Average(c['ema'], c['ema_start'])] if c['ema'] else []
@@ -241,7 +254,7 @@ def train(p, caches, **cfg):
     net.eval()
     A = features(net.tail, plain) if c['tail'] else plain
     with torch.no_grad():
-        if embed: e = net.head(A.float()); score = lambda q, g: e[q] @ e[g].T
+        if embed or classify: e = net.head(A.float()) if embed else F.normalize(net.head[:-1](A.float())); score = lambda q, g: e[q] @ e[g].T
         else:
             vec = net.head.vectors(A.float())
             score = lambda q, g: torch.cat([net.head.all_logits(vec.rows(q[i:i+16]), vec.rows(g)) for i in range(0, len(q), 16)])
@@ -250,15 +263,26 @@ def train(p, caches, **cfg):
     return scored, net, dict(seconds=seconds, images=c['epochs']*(len(tr)//bs*bs))
 
 
-def smooth_loss(smooth=0., hard=0., scale=None):
-    "`PairLoss` with the targets smoothed, or with harder pairs weighing more (focal)"
+def smooth_loss(smooth=0., hard=0., rank=0., rank_e=0., detach=False, tau=0.1):
+    "`PairLoss` with the targets smoothed, with harder pairs weighing more (focal), or with the supervised contrastive loss of the logits added"
     def f(z, y):
-        z, same = off_diagonal(z.float(), y)
+        full = z.float()
+        z, same = off_diagonal(full, y)
         t = torch.where(same, 1-smooth, smooth).float()
         l = F.binary_cross_entropy_with_logits(z, t, reduction='none')
         if hard:
             w = (torch.sigmoid(z.detach()) - same.float()).abs()**hard
             l = l*w
             return (l[same].sum()/w[same].sum().clamp_min(1e-6) + l[~same].sum()/w[~same].sum().clamp_min(1e-6))/2
-        return (l[same].mean() + l[~same].mean())/2
+        out = (l[same].mean() + l[~same].mean())/2
+        return out + rank*contrast(full, y) if rank else out
     return f
+
+
+def contrast(z, y):
+    "Supervised contrastive loss (Khosla et al. 2020, arXiv 2004.11362, equation 2) of a matrix of logits"
+    eye = torch.eye(len(y), dtype=torch.bool)
+    pos = (y[:,None] == y[None]) & ~eye
+    logp = z - z.masked_fill(eye, -torch.inf).logsumexp(1, keepdim=True)
+    n = pos.sum(1)
+    return -((logp*pos).sum(1)[n > 0]/n[n > 0]).mean()

@@ -6,7 +6,7 @@ Docs: https://similarity-finder.github.io/similarity_finder/siamese.html.md"""
 
 # %% auto #0
 __all__ = ['SiameseModel', 'siamese_splitter', 'PairLoss', 'pair_accuracy', 'PairAUC', 'SiameseLearner', 'siamese_learner',
-           'PairPrediction', 'pair_model']
+           'last_blocks', 'Views', 'PairPrediction', 'pair_model']
 
 # %% ../nbs/02_siamese.ipynb #c383899f
 import copy
@@ -22,9 +22,9 @@ from fastcore.basics import patch
 from fastai.data.core import DataLoaders,TfmdDL
 from fastai.data.load import DataLoader
 from fastai.learner import Learner,Metric
-from fastai.torch_core import params,to_detach,to_device,to_np
+from fastai.torch_core import no_random,params,to_detach,to_device,to_np,trainable_params
 from fastprogress.fastprogress import progress_bar
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset
 from torchvision.models import resnet34
 
 from .classifier import add_normalize,create_encoder,evaluating,n_channels
@@ -152,36 +152,73 @@ def siamese_learner(
     if given or pretrained or weights is not None: learn.freeze()
     return learn.to_fp16() if torch.cuda.is_available() else learn
 
-# %% ../nbs/02_siamese.ipynb #d73fdbb1
-def _summaries(learn, ds):
-    "What the head sees of each image of a dataset, unaugmented, and the labels"
-    dl = TfmdDL.new(learn.dls.valid, ds, cls=TfmdDL, shuffle=False, drop_last=False)
-    p = next(learn.model.parameters())
-    with evaluating(learn.model), torch.no_grad():
-        done = [(summarise(learn.model.encoder(to_device(x, p.device)).float()).cpu().as_subclass(torch.Tensor), y.cpu().as_subclass(torch.Tensor))
-                for x,y in progress_bar(dl, leave=False)]
-    return TensorDataset(*(torch.cat(o) for o in zip(*done)))
+# %% ../nbs/02_siamese.ipynb #26149bde
+def last_blocks(
+    encoder:nn.Module, # (N, 3, H, W) -> (N, C, h, w)
+    n:int # how many of its blocks to cut off, of those it has when nested `nn.Sequential`s count as one sequence
+)->tuple: # two modules, to be called one after the other: all other blocks, and the last `n`; they share the encoder's weights
+    "Cut an encoder in two"
+    def unroll(m): return [o for c in m for o in unroll(c)] if type(m) is nn.Sequential else [m]
+    blocks = unroll(encoder)
+    if n == 0: return encoder,nn.Identity()
+    if not 0 < n < len(blocks): raise ValueError(f'of this encoder\'s {len(blocks)} blocks, 0 to {len(blocks)-1} can be cut off, not {n}')
+    return nn.Sequential(*blocks[:-n]),nn.Sequential(*blocks[-n:])
+
+# %% ../nbs/02_siamese.ipynb #7455f32e
+class Views(Dataset):
+    "Several tensors for each image, of which one is drawn each time; and the labels"
+    def __init__(self,
+        x:torch.Tensor, # (V, N, ...), V views of N images
+        y:torch.Tensor, # (N,) labels
+        seed:int=42 # of which view is drawn
+    ): self.x,self.y,self.rng = x,y,random.Random(seed)
+    def __len__(self): return len(self.y)
+    def __getitem__(self, i): return self.x[self.rng.randrange(len(self.x)), i].float(),self.y[i]
+
+# %% ../nbs/02_siamese.ipynb #f8ebd06f
+def _maps(learn, ds, first, keep, views):
+    "What `keep` keeps of the maps of all images: as in validation, then augmented `views` times; and the labels"
+    device = next(learn.model.parameters()).device
+    def once(dl):
+        dl = TfmdDL.new(dl, ds, cls=TfmdDL, shuffle=False, drop_last=False)
+        done = [(keep(first(to_device(x, device)).float()).cpu().as_subclass(torch.Tensor), y.cpu().as_subclass(torch.Tensor)) for x,y in progress_bar(dl, leave=False)]
+        return [torch.cat(o) for o in zip(*done)]
+    with evaluating(learn.model), torch.no_grad(): xs,ys = zip(*(once(o) for o in [learn.dls.valid] + [learn.dls.train]*views))
+    return torch.stack(xs),ys[0]
+
+class _Still(nn.Module):
+    "Blocks that learn while their batch statistics stay as they are"
+    def __init__(self, m): super().__init__(); self.m = m
+    def forward(self, x): return self.m(x)
+    def train(self, mode=True): return super().train(False)
 
 @patch
 def fit_head(self:SiameseLearner,
     n_epoch:int=20, # passes over the images
     lr:float=1e-3, # highest learning rate of the one-cycle schedule
     bs:int|None=None, # images a batch; by default as the learner's
-    seed:int=42 # of the order of the batches and of dropout
+    seed:int=42, # of augmentation, of the order of the batches and of dropout
+    blocks:int=0, # of the encoder, counted from its end, that learn with the head; their maps are kept in memory
+    views:int=0, # augmented views of each image, beside the image as it is
+    lr_blocks:float=4e-4 # highest learning rate of those blocks
 )->SiameseLearner: # itself
-    "Train the head on all pairs with the encoder as it is, which sees each image once and without augmentation"
+    "Train the head, and the encoder's last blocks if wished, on all pairs; the other blocks see each view of an image once"
     if not isinstance(self.dls.train, AllPairsDL): raise ValueError("fit_head trains on all pairs of a batch: use siamese_dls(..., pairs='all')")
     k,rng = self.dls.train.k,random.Random(seed)
+    first,last = last_blocks(self.model.encoder, blocks)
+    keep = torch.Tensor.half if blocks else summarise
     def loader(ds, valid):
-        n = max(2, min(bs or self.dls.train.bs, len(ds)))
-        labels = ds.tensors[1].tolist()
-        return DataLoader(ds, bs=n, drop_last=True, get_idxs=lambda: class_batches(labels, n, k, random.Random(seed) if valid else rng))
-    dls = DataLoaders(*(loader(_summaries(self, ds), i) for i,ds in enumerate((self.dls.train_ds, self.dls.valid_ds)) if len(ds)),
-                      device=next(self.model.parameters()).device)
-    learn = Learner(dls, SiameseModel(nn.Identity(), self.model.head), loss_func=self.loss_func, opt_func=self.opt_func, wd=self.wd, metrics=self.metrics)
-    with torch.random.fork_rng(), nullcontext() if hasattr(self, 'progress') else learn.no_bar():
-        torch.manual_seed(seed)
-        learn.fit_one_cycle(n_epoch, lr)
+        x,y = _maps(self, ds, first, keep, 0 if valid else views)
+        n,labels = max(2, min(bs or self.dls.train.bs, len(ds))),y.tolist()
+        return DataLoader(Views(x, y, seed), bs=n, drop_last=True, get_idxs=lambda: class_batches(labels, n, k, random.Random(seed) if valid else rng))
+    with no_random(seed), nullcontext() if hasattr(self, 'progress') else self.no_bar():
+        dls = DataLoaders(*(loader(ds, i) for i,ds in enumerate((self.dls.train_ds, self.dls.valid_ds)) if len(ds)), device=next(self.model.parameters()).device)
+        was = [(o, o.requires_grad) for o in last.parameters()]
+        for o,_ in was: o.requires_grad_(True)
+        learn = Learner(dls, SiameseModel(_Still(last), self.model.head), loss_func=self.loss_func, opt_func=self.opt_func, wd=self.wd, metrics=self.metrics,
+                        splitter=siamese_splitter if blocks else trainable_params)
+        with nullcontext() if hasattr(self, 'progress') else learn.no_bar(): learn.fit_one_cycle(n_epoch, np.array([lr_blocks, lr]) if blocks else lr)
+        for o,grad in was: o.requires_grad_(grad)
     return self
 
 # %% ../nbs/02_siamese.ipynb #bdcdafea
