@@ -186,7 +186,7 @@ def sampled_pairs(labels, n, rng):
     return first + [partner(i) for i in first]
 
 
-default = dict(loss='pairs', tail=0, views='plain', bs=32, k=4, epochs=30, lr=1e-3, lr_enc=1e-4, n_hidden=512, p=(0.25,0.5), pool='concat', metric=True, symmetric=True,
+default = dict(loss='pairs', tail=2, views='both', bs=64, k=4, epochs=12, lr=1e-3, lr_enc=4e-4, n_hidden=512, p=(0.25,0.5), pool='concat', metric=True, symmetric=True,
                still=True, ema=0., ema_start=0., wd=0.1, ce=0., smooth=0., warm=0, pct_start=0.25, hard=0., rank=0., rank_e=0., detach=False, tau=0.1)
 
 

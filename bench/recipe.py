@@ -10,7 +10,7 @@ import torch
 from protocols import Caches, Protocol, photographs, train
 
 here = Path(__file__).parent
-base = dict(tail=2, views='both', bs=64, epochs=15, n_hidden=256, lr_enc=4e-4)
+base = dict(n_hidden=256, epochs=15)
 # name -> (what it is in a few words, settings that differ from `base`)
 trials = {
     'base': ('last 2 of 19 blocks at 4e-4, plain and 6 augmented views, 64 images a batch, 15 epochs', {}),

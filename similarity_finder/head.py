@@ -41,11 +41,13 @@ class PairHead(nn.Module):
         pool:str='concat', # 'concat' (maximum, then mean, as fastai), 'avg' or 'max'
         p:tuple=(0.25,0.5), # dropout before the first and the second linear layer
         metric:bool=True, # with the metric term; without it the head is the article's
+        apart:bool=True, # in training the encoder learns from the metric term alone, if there is one
         symmetric:bool=True # the mean of both orders; False: the first image is the query, as in the article
     ):
         super().__init__()
         if pool not in pools: raise ValueError(f'pool is one of {list(pools)}, not {pool!r}')
         self.nf,self.n_hidden,self.pool_name,self.symmetric = nf,n_hidden,pool,symmetric
+        self.apart = apart and metric
         n_pooled = nf*2 if pool == 'concat' else nf
         self.pool = pools[pool]()
         self.bn_q,self.bn_g = nn.BatchNorm1d(n_pooled),nn.BatchNorm1d(n_pooled)
@@ -78,7 +80,7 @@ def vectors(self:PairHead,
 )->PairVectors:
     "The vectors of each image alone"
     if A.ndim != 4 or A.shape[1] != self.nf: raise ValueError(f'maps of shape (N, {self.nf}, h, w) are needed, got {tuple(A.shape)}')
-    p = self.pool(A).flatten(1)
+    p = self.pool(A.detach() if self.training and self.apart else A).flatten(1)
     e = A.new_zeros(len(A), 0) if self.delta is None else F.normalize(A.mean((2,3)) @ self.M.T)
     return PairVectors(self.U(self.drop1(self.bn_q(p))), self.V(self.drop1(self.bn_g(p))), e)
 
