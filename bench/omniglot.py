@@ -14,7 +14,7 @@ from similarity_finder.siamese import PairLoss
 from protocols import Metric, Net, adamw, contrast, metric_loss, sampled_pairs
 
 
-def drawings(fname, size=32):
+def drawings(fname, size=28):
     "Images (N, 1, size, size), ink 1 on 0, and the character of each"
     x, y = [], []
     with zipfile.ZipFile(fname) as z:
@@ -57,7 +57,7 @@ class Batches:
     device = torch.device('cpu')
 
 
-def train(x, y, method='ours', seed=0, epochs=3, bs=128, k=4, lr=1e-2, width=48, n_hidden=64, wd=0.05, turn=True, p=(0., 0.2), contrast_weight=1., apart=True, tau=0.1):
+def train(x, y, method='ours', seed=0, epochs=2, bs=128, k=4, lr=1e-2, width=48, n_hidden=64, wd=0.05, turn=True, p=(0., 0.2), contrast_weight=1., apart=True, tau=0.1):
     "Trains on drawings (N, 1, h, w) of characters `y`; gives `score(images, images)`"
     set_seed(seed, reproducible=True)
     if turn: x, y = turned(x, y)

@@ -186,7 +186,7 @@ def sampled_pairs(labels, n, rng):
     return first + [partner(i) for i in first]
 
 
-default = dict(loss='pairs', tail=2, views='both', bs=64, k=4, epochs=12, lr=1e-3, lr_enc=4e-4, n_hidden=512, p=(0.25,0.5), pool='concat', metric=True, symmetric=True,
+default = dict(loss='pairs', tail=2, views='both', bs=64, k=4, epochs=12, lr=1e-3, lr_enc=4e-4, n_hidden=512, drop=(0.25,0.5), pool='concat', metric=True, symmetric=True,
                still=True, ema=0., ema_start=0., wd=0.1, ce=0., smooth=0., warm=0, pct_start=0.25, hard=0., rank=0., rank_e=0., detach=False, tau=0.1)
 
 
@@ -220,7 +220,7 @@ def train(p, caches, **cfg):
     if c['still']: tail = Still(tail)
     nf, bs = 1280, min(c['bs'], len(tr))
     embed, classify = c['loss'] in ('supcon', 'ms'), c['loss'] == 'classifier'
-    head = Metric(nf) if embed else create_head(nf, int(y.max())+1) if classify else PairHead(nf, c['n_hidden'], c['pool'], c['p'], metric=c['metric'], symmetric=c['symmetric'])
+    head = Metric(nf) if embed else create_head(nf, int(y.max())+1) if classify else PairHead(nf, c['n_hidden'], c['pool'], c['drop'], metric=c['metric'], symmetric=c['symmetric'])
     net = Net(tail, head, int(y.max())+1 if c['ce'] or c['warm'] else 0, nf)
     labels, rng, k = y.tolist(), random.Random(p.seed), c['k']
     if c['loss'] == 'sampled':

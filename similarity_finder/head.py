@@ -41,8 +41,8 @@ class PairHead(nn.Module):
         pool:str='concat', # 'concat' (maximum, then mean, as fastai), 'avg' or 'max'
         p:tuple=(0.25,0.5), # dropout before the first and the second linear layer
         metric:bool=True, # with the metric term; without it the head is the article's
-        apart:bool=True, # in training the encoder learns from the metric term alone, if there is one
-        symmetric:bool=True # the mean of both orders; False: the first image is the query, as in the article
+        symmetric:bool=True, # the mean of both orders; False: the first image is the query, as in the article
+        apart:bool=True # in training the encoder learns from the metric term alone, if there is one
     ):
         super().__init__()
         if pool not in pools: raise ValueError(f'pool is one of {list(pools)}, not {pool!r}')

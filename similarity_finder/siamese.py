@@ -51,7 +51,7 @@ class SiameseModel(nn.Module):
         if x2 is None:
             a = self.vectors(x1)
             logits = self.head.all_logits(a)
-            return (logits, a.e @ a.e.T) if self.training and self.head.delta is not None else logits
+            return (logits, a.e @ a.e.T) if self.head.training and self.head.delta is not None else logits
         if x1.shape != x2.shape: return self.head(self.encoder(x1), self.encoder(x2))
         return self.head(*self.encoder(torch.cat([x1, x2])).tensor_split([len(x1)]))
 
