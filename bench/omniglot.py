@@ -10,8 +10,8 @@ from sklearn.metrics import roc_auc_score
 from similarity_finder.head import PairHead
 from similarity_finder.metrics import map_at_r, recall_at_k
 from similarity_finder.pairs import class_batches
-from similarity_finder.siamese import PairLoss
-from protocols import Metric, Net, adamw, contrast, metric_loss, sampled_pairs
+from similarity_finder.siamese import PairLoss, contrastive
+from protocols import Metric, Net, adamw, metric_loss, sampled_pairs
 
 
 def drawings(fname, size=28):
@@ -57,7 +57,7 @@ class Batches:
     device = torch.device('cpu')
 
 
-def train(x, y, method='ours', seed=0, epochs=2, bs=128, k=4, lr=1e-2, width=48, n_hidden=64, wd=0.05, turn=True, p=(0., 0.2), contrast_weight=1., apart=True, tau=0.1):
+def train(x, y, method='ours', seed=0, epochs=2, bs=128, k=4, lr=1e-2, width=48, n_hidden=64, wd=0.05, turn=True, p=(0., 0.2)):
     "Trains on drawings (N, 1, h, w) of characters `y`; gives `score(images, images)`"
     set_seed(seed, reproducible=True)
     if turn: x, y = turned(x, y)
@@ -76,8 +76,8 @@ def train(x, y, method='ours', seed=0, epochs=2, bs=128, k=4, lr=1e-2, width=48,
             with torch.no_grad(): head.fit_metric(head.vectors(enc.eval()(x[b])).e, y[b])
             enc.train()
             net = Net(enc, head)
-            net.detach, model.forward = apart, net.forward
-            loss = lambda z, t: pair(z, t) + (contrast_weight*contrast(net.e @ net.e.T/tau, t) if contrast_weight else 0)
+            net.detach, net.apart, model.forward = True, True, net.forward
+            loss = lambda z, t: pair(z, t) + contrastive(net.e @ net.e.T, t)
     if method == 'sampled':
         model.forward = lambda x: model[1](*model[0](x).chunk(2))
         loss = lambda z, t: pair(z, (t[:len(t)//2] == t[len(t)//2:]).long())

@@ -1,5 +1,5 @@
 "What quality.py and recipe.py share: the photographs as cached maps, who is held out, how a network is trained on the maps, and what is measured"
-import copy, random, time
+import copy, hashlib, json, random, time
 from functools import partial
 from collections import Counter
 from pathlib import Path
@@ -20,7 +20,7 @@ from similarity_finder.data import label_func, pets
 from similarity_finder.head import PairHead, PairVectors, off_diagonal, summarise
 from similarity_finder.metrics import map_at_r, recall_at_k
 from similarity_finder.pairs import class_batches, siamese_dls
-from similarity_finder.siamese import PairLoss
+from similarity_finder.siamese import PairLoss, Views, contrastive
 
 here = Path(__file__).parent
 adamw = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True, eps=1e-5, betas=(0.9, 0.99)) # as fastai's, with less work on a CPU
@@ -91,13 +91,6 @@ class Protocol:
         return out | {f'{k} by breed': np.mean([v[i] for v in by.values()]) for i, k in enumerate(('recall@1', 'map@r'))}
 
 
-class Views(torch.utils.data.Dataset):
-    "One of the views of an image at random, and its label"
-    def __init__(self, x, y, seed=0): self.x, self.y, self.rng = x, y, random.Random(seed)
-    def __len__(self): return len(self.y)
-    def __getitem__(self, i): return self.x[self.rng.randrange(len(self.x)), i].float(), self.y[i]
-
-
 class Still(nn.Module):
     "Blocks whose batch statistics stay as they are"
     def __init__(self, m): super().__init__(); self.m = m
@@ -114,14 +107,11 @@ class Net(nn.Module):
     def forward(self, x):
         A = self.tail(x)
         if isinstance(self.head, PairHead):
-            v = self.head.vectors(A)
-            if self.detach:
-                w = self.head.vectors(A.detach())
-                v = PairVectors(w.u, w.v, v.e)
-            out, self.e = self.head.all_logits(v), v.e
+            v = self.head.vectors(A, self.detach)
+            out, self.e = self.head.all_logits(PairVectors(v.u, v.v, v.e.detach()) if self.apart else v), v.e # the loss asks for `e`
         else: out = self.head(A)
         return (out, self.cls(A.mean((2,3)))) if self.cls is not None else out
-    detach, e = False, None
+    detach = apart = False # the article's term, and the metric term's cross-entropy, pass no gradient on to the encoder
 
 
 class Average(Callback):
@@ -145,12 +135,6 @@ class Average(Callback):
 def silent(learn, n_epoch, lr, **kw):
     learn._do_epoch_validate = lambda *a, **k: None # what is held out is for the end
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(n_epoch, lr, **kw)
-
-
-def loader(x, y, bs, k, seed):
-    ys, rng = y.tolist(), random.Random(seed)
-    bs = min(bs, len(ys))
-    return DataLoader(Views(x, y, seed), bs=bs, drop_last=True, num_workers=0, get_idxs=lambda: class_batches(ys, bs, k, rng))
 
 
 def features(tail, x, bs=64):
@@ -187,7 +171,7 @@ def sampled_pairs(labels, n, rng):
 
 
 default = dict(loss='pairs', tail=2, views='both', bs=64, k=4, epochs=12, lr=1e-3, lr_enc=4e-4, n_hidden=512, drop=(0.25,0.5), pool='concat', metric=True, symmetric=True,
-               still=True, ema=0., ema_start=0., wd=0.1, ce=0., smooth=0., warm=0, pct_start=0.25, hard=0., rank=0., rank_e=0., detach=False, tau=0.1)
+               still=True, ema=0., ema_start=0., wd=0.1, ce=0., smooth=0., pct_start=0.25, hard=0., rank=0., rank_e=0., detach=False, apart=False, zero=True, tau=0.1)
 
 
 class Caches:
@@ -221,7 +205,9 @@ def train(p, caches, **cfg):
     nf, bs = 1280, min(c['bs'], len(tr))
     embed, classify = c['loss'] in ('supcon', 'ms'), c['loss'] == 'classifier'
     head = Metric(nf) if embed else create_head(nf, int(y.max())+1) if classify else PairHead(nf, c['n_hidden'], c['pool'], c['drop'], metric=c['metric'], symmetric=c['symmetric'])
-    net = Net(tail, head, int(y.max())+1 if c['ce'] or c['warm'] else 0, nf)
+    net = Net(tail, head, int(y.max())+1 if c['ce'] else 0, nf)
+    net.detach, net.apart = c['detach'] or c['apart'], c['apart']
+    if c['metric'] and c['zero'] and isinstance(head, PairHead): nn.init.zeros_(head.w.weight)
     labels, rng, k = y.tolist(), random.Random(p.seed), c['k']
     if c['loss'] == 'sampled':
         net.forward = lambda x: head(*tail(x).chunk(2))
@@ -231,9 +217,8 @@ def train(p, caches, **cfg):
     pair = PairLoss()
     base = metric_loss(c['loss']) if embed else partial(F.cross_entropy, label_smoothing=0.1) if classify else (lambda z, y: pair(z, (y[:len(y)//2] == y[len(y)//2:]).long())) if c['loss'] == 'sampled' else \
            smooth_loss(c['smooth'], c['hard'], c['rank'])
-    net.detach = c['detach']
     def loss(out, y):
-        if c['rank_e']: return base(out, y) + c['rank_e']*contrast(net.e @ net.e.T/c['tau'], y)
+        if c['rank_e']: return base(out, y) + c['rank_e']*contrastive(net.e @ net.e.T, y, c['tau'])
         if not isinstance(out, tuple): return base(out, y)
         return base(out[0], y) + c['ce']*F.cross_entropy(out[1], y, label_smoothing=0.1)
     cbs = [Average(c['ema'], c['ema_start'])] if c['ema'] else []
@@ -244,13 +229,13 @@ def train(p, caches, **cfg):
         with torch.no_grad():
             i = class_batches(labels, bs, k, random.Random(0))[:bs]
             head.eval(); head.fit_metric(head.vectors(tail.eval()(plain[tr[i]].float())).e, y[i])
-    start = time.time()
-    if c['warm']:
-        forward, net.forward = net.forward, lambda x: net.cls(net.tail(x).mean((2,3)))
-        silent(learner(lambda o, y: F.cross_entropy(o, y, label_smoothing=0.1)), c['warm'], [c['lr_enc'], c['lr']] if c['tail'] else c['lr'])
-        net.forward = forward
-    silent(learner(loss), c['epochs'], np.array([c['lr_enc'], c['lr']]) if c['tail'] else c['lr'], pct_start=c['pct_start'])
-    seconds = time.time()-start
+    start, key = time.process_time(), hashlib.sha256(json.dumps([p.name, p.seed, cfg], sort_keys=True).encode()).hexdigest()[:12]
+    fname = caches.folder/f'net_{p.name}_{p.seed}_{key}.pt' # trained once
+    if fname.exists(): net.load_state_dict(torch.load(fname))
+    else:
+        silent(learner(loss), c['epochs'], np.array([c['lr_enc'], c['lr']]) if c['tail'] else c['lr'], pct_start=c['pct_start'])
+        torch.save(net.state_dict(), fname)
+    seconds = time.process_time()-start
     net.eval()
     A = features(net.tail, plain) if c['tail'] else plain
     with torch.no_grad():
@@ -263,7 +248,7 @@ def train(p, caches, **cfg):
     return scored, net, dict(seconds=seconds, images=c['epochs']*(len(tr)//bs*bs))
 
 
-def smooth_loss(smooth=0., hard=0., rank=0., rank_e=0., detach=False, tau=0.1):
+def smooth_loss(smooth=0., hard=0., rank=0.):
     "`PairLoss` with the targets smoothed, with harder pairs weighing more (focal), or with the supervised contrastive loss of the logits added"
     def f(z, y):
         full = z.float()
@@ -275,14 +260,5 @@ def smooth_loss(smooth=0., hard=0., rank=0., rank_e=0., detach=False, tau=0.1):
             l = l*w
             return (l[same].sum()/w[same].sum().clamp_min(1e-6) + l[~same].sum()/w[~same].sum().clamp_min(1e-6))/2
         out = (l[same].mean() + l[~same].mean())/2
-        return out + rank*contrast(full, y) if rank else out
+        return out + rank*contrastive(full, y, 1.) if rank else out
     return f
-
-
-def contrast(z, y):
-    "Supervised contrastive loss (Khosla et al. 2020, arXiv 2004.11362, equation 2) of a matrix of logits"
-    eye = torch.eye(len(y), dtype=torch.bool)
-    pos = (y[:,None] == y[None]) & ~eye
-    logp = z - z.masked_fill(eye, -torch.inf).logsumexp(1, keepdim=True)
-    n = pos.sum(1)
-    return -((logp*pos).sum(1)[n > 0]/n[n > 0]).mean()

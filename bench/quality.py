@@ -30,7 +30,7 @@ methods = {
     'SupCon': dict(loss='supcon'),
     'MultiSimilarity': dict(loss='ms'),
     'article, all pairs': dict(loss='pairs', metric=False),
-    'default': dict(loss='pairs', rank_e=1., detach=True),
+    'default': dict(loss='pairs', rank_e=1., apart=True),
 }
 omniglot_methods = {'pixels': None, 'classifier features': 'classifier', 'article': 'sampled', 'SupCon': 'supcon', 'MultiSimilarity': 'ms',
                     'article, all pairs': 'head', 'default': 'ours'}

@@ -49,9 +49,9 @@ class SiameseModel(nn.Module):
         "Logits of P(same)"
         if not isinstance(self.head, PairHead): return self.head(torch.cat([self.encoder(x1), self.encoder(x2)], 1))
         if x2 is None:
-            a = self.vectors(x1)
-            logits = self.head.all_logits(a)
-            return (logits, a.e @ a.e.T) if self.head.training and self.head.delta is not None else logits
+            apart = self.head.training and self.head.apart
+            a = self.head.vectors(self.encoder(x1), apart)
+            return (self.head.all_logits(PairVectors(a.u, a.v, a.e.detach())), a.e @ a.e.T) if apart else self.head.all_logits(a)
         if x1.shape != x2.shape: return self.head(self.encoder(x1), self.encoder(x2))
         return self.head(*self.encoder(torch.cat([x1, x2])).tensor_split([len(x1)]))
 
@@ -82,15 +82,12 @@ def contrastive(
 
 # %% ../nbs/02_siamese.ipynb #843ceca9
 class PairLoss:
-    "Binary cross-entropy of pairs; in a matrix of all pairs, same and different weigh one half each"
-    def __init__(self,
-        contrast:float=1. # weight of the contrastive loss of the metric term
-    ): self.contrast = contrast
+    "Binary cross-entropy of pairs; in a matrix of all pairs, same and different weigh one half each. To it comes the contrastive loss of cosines, if they are given"
     def __call__(self,
         logits:torch.Tensor, # (B, B) for all pairs of a batch, in training with their cosines; or (B,) for given pairs
         y:torch.Tensor # (B,) labels for all pairs; for given pairs 1 (same) or 0
     )->torch.Tensor: # scalar
-        if isinstance(logits, tuple): return self(logits[0], y) + (self.contrast*contrastive(logits[1].float(), y) if self.contrast else 0)
+        if isinstance(logits, tuple): return self(logits[0], y) + contrastive(logits[1].float(), y)
         if logits.ndim == 1: return F.binary_cross_entropy_with_logits(logits.float(), y.float())
         logits,same = off_diagonal(logits.float(), y)
         halves = [F.softplus(-logits[same]), F.softplus(logits[~same])]
@@ -146,7 +143,7 @@ def siamese_learner(
     weights=None, # a local file with those weights, for machines without a network
     cut=None, # see `create_encoder`
     head:PairHead|None=None, # by default a `PairHead` for the encoder, made with `head_kwargs`
-    loss_func=None, # by default `PairLoss`
+    loss_func=None, # by default `PairLoss`; another one gets the logits alone, and all terms of the head learn by it
     metrics=None, # by default balanced accuracy and area under the ROC curve of the pairs
     seed:int|None=42, # of the random weights
     n_hidden:int=512, # hidden units of the head
@@ -163,7 +160,7 @@ def siamese_learner(
         if seed is not None: torch.manual_seed(seed)
         encoder = copy.deepcopy(encoder) if given else create_encoder(arch, pretrained, weights, cut)
         for p_ in encoder.parameters(): p_.requires_grad_(True)
-        head = head or PairHead(n_channels(encoder), n_hidden, pool, p, metric)
+        head = head or PairHead(n_channels(encoder), n_hidden, pool, p, metric, apart=loss_func is None)
     learn = SiameseLearner(dls, SiameseModel(encoder, head), loss_func=loss_func or PairLoss(), splitter=siamese_splitter,
                            metrics=metrics or [pair_accuracy, PairAUC()], wd=wd, **kwargs)
     if new_head and head.delta is not None and isinstance(dls.train, AllPairsDL):

@@ -54,18 +54,38 @@ def test_gradient_of_cached_maps():
     for a, b in zip(whole, gradients(lambda: cached(maps))): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
 
 
-def test_encoder_learns_from_the_metric_term_alone():
-    "The gradient at the encoder does not depend on the article's term, unless the head says otherwise"
-    def gradient(apart, w):
-        torch.manual_seed(0)
-        model = SiameseModel(nn.Conv2d(3, 4, 1), PairHead(4, 8, p=(0, 0), apart=apart)).train()
-        nn.init.constant_(model.head.w.weight, w)
-        logits, cosines = model(torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(1)))
-        contrastive(cosines, torch.tensor([0, 0, 1, 1])).backward(retain_graph=True)
-        (logits - model.head.alpha.detach()*cosines).sum().backward() # what is left is the article's term
-        return model.encoder.weight.grad
-    torch.testing.assert_close(gradient(True, 0.), gradient(True, 5.), rtol=1e-3, atol=1e-5)
-    assert not torch.allclose(gradient(False, 0.), gradient(False, 5.), rtol=1e-3, atol=1e-5)
+def gradients(apart, w, loss):
+    "At the encoder and at the head's first layer, with `w` as weights of the article's term"
+    model = SiameseModel(nn.Conv2d(3, 4, 1), PairHead(4, 8, p=(0, 0), apart=apart))
+    torch.manual_seed(0)
+    for o in model.parameters(): nn.init.normal_(o)
+    nn.init.constant_(model.head.log_alpha, 0.)
+    nn.init.constant_(model.head.w.weight, w)
+    loss(model.train()(torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(1)))).backward()
+    return model.encoder.weight.grad, model.head.U.weight.grad
+
+
+def test_metric_term_and_the_rest_learn_apart():
+    "The encoder's gradient is that of the contrastive loss, whatever the article's term; the head's is that of the cross-entropy"
+    y = torch.tensor([0, 0, 1, 1])
+    both, other = (gradients(True, w, lambda out: PairLoss()(out, y)) for w in (5., 1.))
+    torch.testing.assert_close(both[0], other[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(both[0], gradients(True, 5., lambda out: contrastive(out[1], y))[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(both[1], gradients(True, 5., lambda out: PairLoss()(out[0], y))[1], rtol=1e-4, atol=1e-6)
+    together = [gradients(False, w, lambda out: PairLoss()(out, y))[0] for w in (5., 1.)]
+    assert not torch.allclose(*together, rtol=1e-2, atol=1e-4)
+
+
+def test_another_loss_trains_all_terms(files):
+    "A loss of one's own gets logits alone, and the encoder learns by it"
+    seen = []
+    def loss(logits, y): seen.append(logits.shape); return PairLoss()(logits, y)
+    learn = learner(files, loss_func=loss)
+    learn.unfreeze()
+    before = [o.clone() for o in learn.model.encoder.parameters()]
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
+    assert set(seen) == {(16, 16)}
+    assert not all(torch.equal(a, b) for a, b in zip(before, learn.model.encoder.parameters()))
 
 
 def test_order_of_cosines_is_what_counts():
