@@ -41,11 +41,13 @@ class PairHead(nn.Module):
         pool:str='concat', # 'concat' (maximum, then mean, as fastai), 'avg' or 'max'
         p:tuple=(0.25,0.5), # dropout before the first and the second linear layer
         metric:bool=True, # with the metric term; without it the head is the article's
-        symmetric:bool=True # the mean of both orders; False: the first image is the query, as in the article
+        symmetric:bool=True, # the mean of both orders; False: the first image is the query, as in the article
+        apart:bool=True # in training on all pairs, the metric term learns by a loss of its own and the rest on top of it
     ):
         super().__init__()
         if pool not in pools: raise ValueError(f'pool is one of {list(pools)}, not {pool!r}')
         self.nf,self.n_hidden,self.pool_name,self.symmetric = nf,n_hidden,pool,symmetric
+        self.apart = apart and metric # a head without a metric term is the article's
         n_pooled = nf*2 if pool == 'concat' else nf
         self.pool = pools[pool]()
         self.bn_q,self.bn_g = nn.BatchNorm1d(n_pooled),nn.BatchNorm1d(n_pooled)
@@ -53,6 +55,7 @@ class PairHead(nn.Module):
         self.drop1,self.drop2 = nn.Dropout(p[0]),nn.Dropout(p[1])
         self.bn2 = nn.BatchNorm1d(n_hidden)
         self.w = nn.Linear(n_hidden, 1) # its bias is d
+        if metric: nn.init.zeros_(self.w.weight) # so that training starts from what the encoder knows
         self.delta = nn.Parameter(torch.zeros(nf, nf)) if metric else None
         self.log_alpha = nn.Parameter(torch.tensor(10.).log()) if metric else None
         self.register_buffer('temperature', torch.ones(()))
@@ -74,11 +77,12 @@ class PairHead(nn.Module):
 # %% ../nbs/02_head.ipynb #c19a5287
 @patch
 def vectors(self:PairHead,
-    A:torch.Tensor # (N, C, h, w), the encoder's maps
+    A:torch.Tensor, # (N, C, h, w), the encoder's maps
+    apart:bool=False # pass a gradient on to the maps from the metric vectors alone
 )->PairVectors:
     "The vectors of each image alone"
     if A.ndim != 4 or A.shape[1] != self.nf: raise ValueError(f'maps of shape (N, {self.nf}, h, w) are needed, got {tuple(A.shape)}')
-    p = self.pool(A).flatten(1)
+    p = self.pool(A.detach() if apart else A).flatten(1)
     e = A.new_zeros(len(A), 0) if self.delta is None else F.normalize(A.mean((2,3)) @ self.M.T)
     return PairVectors(self.U(self.drop1(self.bn_q(p))), self.V(self.drop1(self.bn_g(p))), e)
 

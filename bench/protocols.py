@@ -1,0 +1,264 @@
+"What quality.py and recipe.py share: the photographs as cached maps, who is held out, how a network is trained on the maps, and what is measured"
+import copy, hashlib, json, random, time
+from functools import partial
+from collections import Counter
+from pathlib import Path
+import numpy as np, torch, torch.nn.functional as F
+from torch import nn
+from fastai.callback.core import Callback
+from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.load import DataLoader
+from fastai.data.transforms import TrainTestSplitter
+from fastai.learner import Learner
+from fastai.optimizer import OptimWrapper
+from fastai.torch_core import params, set_seed
+from fastai.vision.learner import create_head
+from sklearn.metrics import roc_auc_score
+from torchvision.models import mobilenet_v2
+from similarity_finder.classifier import add_normalize, create_encoder
+from similarity_finder.data import label_func, pets
+from similarity_finder.head import PairHead, PairVectors, off_diagonal, summarise
+from similarity_finder.metrics import map_at_r, recall_at_k
+from similarity_finder.pairs import class_batches, siamese_dls
+from similarity_finder.siamese import PairLoss, Views, contrastive
+
+here = Path(__file__).parent
+adamw = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True, eps=1e-5, betas=(0.9, 0.99)) # as fastai's, with less work on a CPU
+depth = 14 # blocks of MobileNetV2 (of 19) that stay as they are: their output, (96, 14, 14), is cached
+
+
+def maps_of(dl, blocks):
+    "The output of some blocks for all images of a loader, as float16"
+    with torch.no_grad(): return torch.cat([blocks(b[0].as_subclass(torch.Tensor)).half() for b in dl]).as_subclass(torch.Tensor)
+
+
+def views_of(x, blocks, bs=64):
+    "Cached maps (V, N, ...) through further blocks"
+    with torch.no_grad(): return torch.stack([torch.cat([blocks(o.float()).half() for o in v.split(bs)]) for v in x])
+
+
+def photographs(weights, folder, n_views=6):
+    "Labels, encoder, and cached maps: 'plain' (1, N, 96, 14, 14) and 'aug' (n_views, N, 96, 14, 14), augmented as in training"
+    files = pets()
+    encoder = create_encoder(mobilenet_v2, weights=weights).eval()
+    fname = Path(folder)/f'maps_{depth}_{n_views}.pt'
+    if fname.exists(): return [label_func(f) for f in files], encoder, torch.load(fname)
+    dls = siamese_dls(files, splitter=lambda f: (list(range(len(f))), list(range(16))), num_workers=0)
+    add_normalize(dls)
+    kw, blocks = dict(shuffle=False, drop_last=False, bs=32, cls=TfmdDL), encoder[0][:depth]
+    set_seed(0, reproducible=True)
+    maps = {'plain': maps_of(TfmdDL.new(dls.valid, dls.train_ds, **kw), blocks)[None],
+            'aug': torch.stack([maps_of(TfmdDL.new(dls.train, dls.train_ds, **kw), blocks) for _ in range(n_views)])}
+    fname.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(maps, fname)
+    return [label_func(f) for f in files], encoder, maps
+
+
+def known_split(labels, seed):
+    "A quarter of each breed's images held out: the queries; the others are the gallery"
+    train, valid = TrainTestSplitter(0.25, random_state=seed, stratify=labels)(labels)
+    return list(train), list(valid)
+
+
+def new_split(labels, seed, share=1/3):
+    "A third of the breeds held out of all training: a third of those with many images and a third of the others"
+    n, rng, held = Counter(labels), random.Random(seed), []
+    for group in ([b for b in n if n[b] > 100], [b for b in n if n[b] <= 100]): held += rng.sample(sorted(group), round(share*len(group)))
+    return [i for i, l in enumerate(labels) if l not in held], [i for i, l in enumerate(labels) if l in held]
+
+
+class Protocol:
+    "Training images, queries and gallery, as indices"
+    def __init__(self, name, labels, seed):
+        self.name, self.seed, self.labels = name, seed, np.array(labels)
+        self.train, self.query = (known_split if name == 'known' else new_split)(labels, seed)
+        self.gallery = self.train if name == 'known' else self.query
+        vocab = sorted(set(self.labels[self.train]))
+        self.y = torch.tensor([vocab.index(l) if l in vocab else -1 for l in labels])
+
+    def scores_of(self, score):
+        "Scores of all queries against the gallery, itself left out; `score` takes two lists of indices"
+        s = np.asarray(torch.as_tensor(score(self.query, self.gallery)), dtype=np.float64).copy()
+        s[np.array(self.query)[:,None] == np.array(self.gallery)[None]] = -np.inf
+        return s
+
+    def measures(self, s):
+        "AUC, R@k and MAP@R, each query weighing the same; and with each breed weighing the same"
+        q, g = self.labels[self.query], self.labels[self.gallery]
+        keep, same = s > -np.inf, q[:,None] == g[None]
+        out = {'auc': roc_auc_score(same[keep], s[keep]), **{f'recall@{k}': recall_at_k(s, q, g, k) for k in (1, 5, 10)}, 'map@r': map_at_r(s, q, g)}
+        by = {b: [f(s[q == b], q[q == b], g) for f in (recall_at_k, map_at_r)] for b in sorted(set(q))}
+        return out | {f'{k} by breed': np.mean([v[i] for v in by.values()]) for i, k in enumerate(('recall@1', 'map@r'))}
+
+
+class Still(nn.Module):
+    "Blocks whose batch statistics stay as they are"
+    def __init__(self, m): super().__init__(); self.m = m
+    def forward(self, x): return self.m(x)
+    def train(self, mode=True): return super().train(False)
+
+
+class Net(nn.Module):
+    "The encoder's last blocks and a head; `forward` gives all pairs of a batch"
+    def __init__(self, tail, head, n_classes=0, nf=1280, drop=0.5):
+        super().__init__()
+        self.tail, self.head = tail, head
+        self.cls = nn.Sequential(nn.Dropout(drop), nn.Linear(nf, n_classes)) if n_classes else None
+    def forward(self, x):
+        A = self.tail(x)
+        if isinstance(self.head, PairHead):
+            v = self.head.vectors(A, self.detach)
+            out, self.e = self.head.all_logits(PairVectors(v.u, v.v, v.e.detach()) if self.apart else v), v.e # the loss asks for `e`
+        else: out = self.head(A)
+        return (out, self.cls(A.mean((2,3)))) if self.cls is not None else out
+    detach = apart = False # the article's term, and the metric term's cross-entropy, pass no gradient on to the encoder
+
+
+class Average(Callback):
+    "Exponential moving average of the weights from some share of the training on; the average is kept at the end"
+    order = 90
+    def __init__(self, decay=0.99, start=0.): self.decay, self.start = decay, start
+    def before_fit(self): self.avg = None
+    def after_batch(self):
+        if not self.training or self.pct_train < self.start: return
+        if self.avg is None: self.avg, self.n = copy.deepcopy(self.model.state_dict()), 1
+        else:
+            self.n += 1
+            d = min(self.decay, 1-1/self.n)
+            for k, v in self.model.state_dict().items():
+                if v.is_floating_point(): self.avg[k].lerp_(v, 1-d)
+                else: self.avg[k].copy_(v)
+    def after_fit(self):
+        if self.avg is not None: self.model.load_state_dict(self.avg)
+
+
+def silent(learn, n_epoch, lr, **kw):
+    learn._do_epoch_validate = lambda *a, **k: None # what is held out is for the end
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(n_epoch, lr, **kw)
+
+
+def features(tail, x, bs=64):
+    "Maps at the encoder's output as the head needs them: their maxima and means"
+    with torch.no_grad(): return torch.cat([summarise(tail(o.float())) for o in x.split(bs)])
+
+
+class Metric(nn.Module):
+    "The embedding of the metric-learning losses: the mean-pooled map times a matrix that starts as the identity, as in our metric term"
+    def __init__(self, nf): super().__init__(); self.delta = nn.Parameter(torch.zeros(nf, nf))
+    def forward(self, A):
+        x = A.mean((2,3))
+        return F.normalize(x + 0.1*x @ self.delta.T)
+
+
+def metric_loss(name):
+    "SupCon, or MultiSimilarity with its miner, of pytorch-metric-learning, as they come"
+    from pytorch_metric_learning import losses, miners
+    if name == 'supcon': return losses.SupConLoss()
+    loss, mine = losses.MultiSimilarityLoss(), miners.MultiSimilarityMiner()
+    return lambda e, y: loss(e, y, mine(e, y))
+
+
+def sampled_pairs(labels, n, rng):
+    "As the article: n images at random, then a partner for each, of the same class or of another with equal chance"
+    by = {}
+    for i, l in enumerate(labels): by.setdefault(l, []).append(i)
+    first = rng.sample(range(len(labels)), n)
+    def partner(i):
+        mates = [j for j in by[labels[i]] if j != i]
+        if mates and rng.random() < 0.5: return rng.choice(mates)
+        return rng.choice(by[rng.choice([l for l in by if l != labels[i]])])
+    return first + [partner(i) for i in first]
+
+
+default = dict(loss='pairs', tail=2, views='both', bs=64, k=4, epochs=12, lr=1e-3, lr_enc=4e-4, n_hidden=512, drop=(0.25,0.5), pool='concat', metric=True, symmetric=True,
+               still=True, ema=0., ema_start=0., wd=0.1, ce=0., smooth=0., pct_start=0.25, hard=0., rank=0., rank_e=0., detach=False, apart=False, zero=True, tau=0.1)
+
+
+class Caches:
+    "Cached maps at any depth, kept in a folder"
+    def __init__(self, encoder, maps, folder): self.encoder, self.maps, self.folder, self.done = encoder[0], maps, Path(folder), {}
+    def blocks(self, tail): return self.encoder[19-tail:]
+    def make(self, view, tail):
+        if tail == 19-depth: return self.maps[view]
+        if tail: return views_of(self.maps[view], self.encoder[depth:19-tail])
+        return torch.stack([features(self.encoder[17:], v) for v in self(view, 2)])
+    def __call__(self, view, tail):
+        if view == 'both': return torch.cat([self('plain', tail), self('aug', tail)])
+        if (view, tail) not in self.done:
+            fname = self.folder/f'{view}_{tail}_{len(self.maps[view])}.pt'
+            if tail < 19-depth and not fname.exists(): torch.save(self.make(view, tail), fname)
+            self.done[view, tail] = torch.load(fname) if tail < 19-depth else self.maps[view]
+        return self.done[view, tail]
+
+
+def train(p, caches, **cfg):
+    "Train on the protocol's training images; gives `score(queries, gallery)`, and the network"
+    c = {**default, **cfg}
+    set_seed(p.seed, reproducible=True)
+    tr = torch.tensor(p.train)
+    x, y = caches(c['views'], c['tail'])[:,tr], p.y[tr]
+    plain = caches('plain', c['tail'])[0]
+    tail = copy.deepcopy(caches.blocks(c['tail'])) if c['tail'] else nn.Identity()
+    for o in tail.parameters(): o.requires_grad_(True)
+    tail = tail.to(memory_format=torch.channels_last)
+    if c['still']: tail = Still(tail)
+    nf, bs = 1280, min(c['bs'], len(tr))
+    embed, classify = c['loss'] in ('supcon', 'ms'), c['loss'] == 'classifier'
+    head = Metric(nf) if embed else create_head(nf, int(y.max())+1) if classify else PairHead(nf, c['n_hidden'], c['pool'], c['drop'], metric=c['metric'], symmetric=c['symmetric'])
+    net = Net(tail, head, int(y.max())+1 if c['ce'] else 0, nf)
+    net.detach, net.apart = c['detach'] or c['apart'], c['apart']
+    if c['metric'] and c['zero'] and isinstance(head, PairHead): nn.init.zeros_(head.w.weight)
+    labels, rng, k = y.tolist(), random.Random(p.seed), c['k']
+    if c['loss'] == 'sampled':
+        net.forward = lambda x: head(*tail(x).chunk(2))
+        idxs = lambda: [i for _ in range(len(labels)//bs) for i in sampled_pairs(labels, bs//2, rng)]
+    else: idxs = lambda: class_batches(labels, bs, k, rng)
+    dl = DataLoader(Views(x, y, p.seed), bs=bs, drop_last=True, num_workers=0, get_idxs=idxs)
+    pair = PairLoss()
+    base = metric_loss(c['loss']) if embed else partial(F.cross_entropy, label_smoothing=0.1) if classify else (lambda z, y: pair(z, (y[:len(y)//2] == y[len(y)//2:]).long())) if c['loss'] == 'sampled' else \
+           smooth_loss(c['smooth'], c['hard'], c['rank'])
+    def loss(out, y):
+        if c['rank_e']: return base(out, y) + c['rank_e']*contrastive(net.e @ net.e.T, y, c['tau'])
+        if not isinstance(out, tuple): return base(out, y)
+        return base(out[0], y) + c['ce']*F.cross_entropy(out[1], y, label_smoothing=0.1)
+    cbs = [Average(c['ema'], c['ema_start'])] if c['ema'] else []
+    def learner(f):
+        return Learner(DataLoaders(dl, dl), net, loss_func=f, opt_func=adamw, wd=c['wd'], cbs=cbs, splitter=lambda m: [o for o in [params(m.tail)] if o] + [params(m.head) + (params(m.cls) if m.cls is not None else [])],
+                       train_bn=False)
+    if c['loss'] == 'pairs' and c['metric']:
+        with torch.no_grad():
+            i = class_batches(labels, bs, k, random.Random(0))[:bs]
+            head.eval(); head.fit_metric(head.vectors(tail.eval()(plain[tr[i]].float())).e, y[i])
+    start, key = time.process_time(), hashlib.sha256(json.dumps([p.name, p.seed, cfg], sort_keys=True).encode()).hexdigest()[:12]
+    fname = caches.folder/f'net_{p.name}_{p.seed}_{key}.pt' # trained once
+    if fname.exists(): net.load_state_dict(torch.load(fname))
+    else:
+        silent(learner(loss), c['epochs'], np.array([c['lr_enc'], c['lr']]) if c['tail'] else c['lr'], pct_start=c['pct_start'])
+        torch.save(net.state_dict(), fname)
+    seconds = time.process_time()-start
+    net.eval()
+    A = features(net.tail, plain) if c['tail'] else plain
+    with torch.no_grad():
+        if embed or classify: e = net.head(A.float()) if embed else F.normalize(net.head[:-1](A.float())); score = lambda q, g: e[q] @ e[g].T
+        else:
+            vec = net.head.vectors(A.float())
+            score = lambda q, g: torch.cat([net.head.all_logits(vec.rows(q[i:i+16]), vec.rows(g)) for i in range(0, len(q), 16)])
+    def scored(q, g):
+        with torch.no_grad(): return score(q, g)
+    return scored, net, dict(seconds=seconds, images=c['epochs']*(len(tr)//bs*bs))
+
+
+def smooth_loss(smooth=0., hard=0., rank=0.):
+    "`PairLoss` with the targets smoothed, with harder pairs weighing more (focal), or with the supervised contrastive loss of the logits added"
+    def f(z, y):
+        full = z.float()
+        z, same = off_diagonal(full, y)
+        t = torch.where(same, 1-smooth, smooth).float()
+        l = F.binary_cross_entropy_with_logits(z, t, reduction='none')
+        if hard:
+            w = (torch.sigmoid(z.detach()) - same.float()).abs()**hard
+            l = l*w
+            return (l[same].sum()/w[same].sum().clamp_min(1e-6) + l[~same].sum()/w[~same].sum().clamp_min(1e-6))/2
+        out = (l[same].mean() + l[~same].mean())/2
+        return out + rank*contrastive(full, y, 1.) if rank else out
+    return f

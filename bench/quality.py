@@ -1,0 +1,143 @@
+"""Every method on every protocol, three seeds each: writes bench/quality.csv, one row a measure. What is there already is not measured again.
+
+    FASTAI_HOME=... python bench/quality.py --weights mobilenet_v2.pth --omniglot folder --cache folder
+
+Known breeds: a quarter of each breed's photographs held out; they are the queries, the others the gallery. New breeds: a third of the breeds
+held out of all training; each of their photographs is a query among all the others of those breeds. Fixed pairs, as in fastai's siamese tutorial:
+each held-out photograph of a known breed with one other, half of them of the same breed; drawn ten times. Unseen characters: Omniglot.
+
+All methods see the same images, start from the same encoder and encode the same number of images while they train.
+Calibration: on known breeds each half of the queries is measured with what the other half fitted, on new breeds each half of the breeds.
+"""
+import argparse, csv, random, warnings
+from pathlib import Path
+import numpy as np, torch, torch.nn.functional as F
+from torch import nn
+from similarity_finder.calibrate import cross_calibrated, fit_calibration
+from similarity_finder.data import open_image, pets
+from similarity_finder.metrics import brier_score, calibration_error, equal_error_rate
+from similarity_finder.pairs import SiameseTransform
+import omniglot
+from protocols import Caches, Protocol, photographs, train
+
+here = Path(__file__).parent
+header = ['protocol', 'dataset', 'method', 'seed', 'measure', 'value', 'images_encoded']
+# how each network is trained; what is not said is as in `protocols.default`
+methods = {
+    'pixels': None, 'raw features': None,
+    'classifier features': dict(loss='classifier'),
+    'article': dict(loss='sampled', metric=False, symmetric=False),
+    'SupCon': dict(loss='supcon'),
+    'MultiSimilarity': dict(loss='ms'),
+    'article, all pairs': dict(loss='pairs', metric=False),
+    'default': dict(loss='pairs', rank_e=1., apart=True),
+}
+omniglot_methods = {'pixels': None, 'classifier features': 'classifier', 'article': 'sampled', 'SupCon': 'supcon', 'MultiSimilarity': 'ms',
+                    'article, all pairs': 'head', 'default': 'ours'}
+
+
+def tiny(files, size=32):
+    "Photographs as vectors of pixels between 0 and 1"
+    return torch.stack([torch.tensor(np.asarray(open_image(f).resize((size, size)), dtype=np.float32)/255).flatten() for f in files])
+
+
+def calibrated(p, s, prior):
+    "P(same) of each pair from a calibration that knows neither the query nor, where they are new, its breed"
+    q, g = p.labels[p.query], p.labels[p.gallery]
+    if p.name == 'known': return cross_calibrated(s, q, g, prior, seed=p.seed)
+    breeds, out = sorted(set(q)), np.full(s.shape, -np.inf)
+    random.Random(p.seed).shuffle(breeds)
+    halves = [np.isin(q, breeds[i::2]) for i in range(2)]
+    for a, b in (halves, halves[::-1]):
+        fit = fit_calibration(s[np.ix_(a, a)], q[a], q[a], prior)
+        out[np.ix_(b, b)] = fit.probability(s[np.ix_(b, b)])
+    return out
+
+
+def honesty(p, s, logits):
+    "Equal error rate; Brier score and calibration error before and after calibration, for as many same as different pairs and for the share the gallery has"
+    q, g = p.labels[p.query], p.labels[p.gallery]
+    out, same = {'equal error rate': equal_error_rate(s, q, g)}, q[:,None] == g[None]
+    if logits:
+        raw = np.where(s > -np.inf, 1/(1+np.exp(-np.clip(s, -60, 60))), -np.inf)
+        out |= {'Brier score before': brier_score(raw, q, g, 0.5), 'calibration error before': calibration_error(raw, q, g, prior=0.5)}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        for name, prior in (('', 0.5), (', gallery', same[s > -np.inf].mean())):
+            P = calibrated(p, s, prior)
+            out |= {f'Brier score{name}': brier_score(P, q, g, prior), f'calibration error{name}': calibration_error(P, q, g, prior=prior)}
+    return out
+
+
+def fixed_pairs(p, files, score, draws=10):
+    "Accuracy on fixed pairs of held-out images, half of them of the same breed: one half of the images at the threshold that is best for the other half"
+    index, pairs = {f: i for i, f in enumerate(files)}, []
+    for d in range(draws):
+        pairs += [(index[f], index[o], same) for f, (o, same) in SiameseTransform(files, (p.train, p.query), seed=d).valid.items()]
+    at = {i: k for k, i in enumerate(p.query)}
+    s = np.asarray(torch.as_tensor(score(p.query, p.query)), dtype=np.float64)
+    s, same = np.array([s[at[i], at[j]] for i, j, _ in pairs]), np.array([o[2] for o in pairs], bool)
+    rng = random.Random(p.seed)
+    half = set(rng.sample(p.query, len(p.query)//2))
+    half = np.array([i in half for i, _, _ in pairs])
+    def best(k):
+        order = np.argsort(s[k])
+        right = np.concatenate([[same[k].sum()], same[k].sum() + np.cumsum(1-2*same[k][order])]) # pairs that are right if those up to here are called different
+        t = s[k][order]
+        return np.concatenate([[-np.inf], (t[1:]+t[:-1])/2, [np.inf]])[right.argmax()]
+    return np.mean([((s[k] >= best(~k)) == same[k]).mean() for k in (half, ~half)])
+
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument('--weights', required=True, help='ImageNet weights of torchvision mobilenet_v2')
+    a.add_argument('--omniglot', type=Path, required=True, help='the folder with images_background_small1.zip and 2')
+    a.add_argument('--cache', type=Path, required=True, help='a folder for the cached maps (300 MB)')
+    a.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    a.add_argument('--protocols', nargs='+', default=['known', 'new', 'characters'])
+    a.add_argument('--methods', nargs='+', default=list(methods))
+    a.add_argument('--out', type=Path, default=here/'quality.csv')
+    a = a.parse_args()
+    torch.set_num_threads(1)
+    if not a.out.exists(): a.out.write_text(','.join(header)+'\n')
+    def done(*key): return key in {(r['protocol'], r['dataset'], r['method'], r['seed']) for r in csv.DictReader(open(a.out))}
+    def note(protocol, dataset, method, seed, images, values):
+        with open(a.out, 'a', newline='') as f: csv.writer(f).writerows([protocol, dataset, method, seed, k, f'{v:.5f}', images] for k, v in values.items())
+        print(protocol, dataset, method, seed, {k: round(float(v), 3) for k, v in values.items()}, flush=True)
+
+    if {'known', 'new'} & set(a.protocols):
+        files = pets()
+        labels, encoder, maps = photographs(a.weights, a.cache)
+        caches, pixels = Caches(encoder, maps, a.cache), None
+        raw = F.normalize(caches('plain', 0)[0].float().mean((2,3)))
+    for protocol in [o for o in ('known', 'new') if o in a.protocols]:
+        for seed in a.seeds:
+            p = Protocol(protocol, labels, seed)
+            for name in a.methods:
+                cfg = methods[name]
+                if done(protocol, 'pets', name, str(seed)): continue
+                info, logits = dict(images=0), False
+                if name == 'pixels':
+                    if pixels is None: pixels = tiny(files)
+                    score = lambda q, g: -torch.cdist(pixels[q], pixels[g])**2
+                elif name == 'raw features': score = lambda q, g: raw[q] @ raw[g].T
+                else:
+                    score, _, info = train(p, caches, **cfg)
+                    logits = cfg['loss'] in ('pairs', 'sampled')
+                s = p.scores_of(score)
+                values = p.measures(s) | honesty(p, s, logits)
+                if protocol == 'known': values['accuracy on fixed pairs'] = fixed_pairs(p, files, score)
+                note(protocol, 'pets', name, seed, info['images'], values)
+    if 'characters' in a.protocols:
+        sets = {n: omniglot.drawings(a.omniglot/f'images_background_{n}.zip') for n in ('small1', 'small2')}
+        for seed in a.seeds:
+            for frm, to in (('small1', 'small2'), ('small2', 'small1')):
+                for name in [o for o in a.methods if o in omniglot_methods]:
+                    if done('characters', f'{frm} to {to}', name, str(seed)): continue
+                    info = dict(images=0)
+                    if name == 'pixels': score = lambda x, y: -torch.cdist(x.flatten(1), y.flatten(1))**2
+                    else: score, _, info = omniglot.train(*sets[frm], method=omniglot_methods[name], seed=seed)
+                    note('characters', f'{frm} to {to}', name, seed, info['images'], omniglot.measures(score, *sets[to], seed=seed))
+
+
+if __name__ == '__main__': main()

@@ -1,0 +1,66 @@
+"""What was tried to train a better similarity on the photographs: writes bench/recipe.csv. What is there already is not trained again.
+
+    FASTAI_HOME=... python bench/recipe.py --weights mobilenet_v2.pth --cache folder
+
+Known and new breeds as in quality.py, seed 0 by default. Trials that fell behind on one of the two were not always finished on the other.
+The csv was written while the code grew (the later rows without validation after each epoch, which drew batches of its own): a rerun gives other digits.
+"""
+import argparse, csv, time
+from pathlib import Path
+import torch
+from protocols import Caches, Protocol, photographs, train
+
+here = Path(__file__).parent
+# name -> (what it is in a few words, settings that differ from `protocols.default`)
+trials = {
+    'frozen': ('encoder as it is, head on all pairs, 32 images a batch, 30 epochs', {'tail': 0, 'views': 'plain', 'bs': 32, 'epochs': 30, 'lr_enc': 0.0001}),
+    'frozen, 2 views, 10 epochs': ('encoder as it is, 2 augmented views, 10 epochs', {'tail': 0, 'bs': 32, 'epochs': 10, 'lr_enc': 0.0001}),
+    'frozen, 6 views, 40 epochs': ('encoder as it is, 6 augmented views, 128 images a batch, 40 epochs', {'tail': 0, 'bs': 128, 'epochs': 40, 'lr_enc': 0.0001, 'n_hidden': 256}),
+    'frozen, 6 views, 60 epochs': ('the same, 60 epochs', {'tail': 0, 'bs': 128, 'epochs': 60, 'lr_enc': 0.0001, 'n_hidden': 256}),
+    'frozen, 6 views, 3e-3': ('the same, 40 epochs at 3e-3', {'tail': 0, 'bs': 128, 'epochs': 40, 'lr_enc': 0.0001, 'n_hidden': 256, 'lr': 0.003}),
+    '1 block at 1e-3': ('last of 19 blocks at 1e-3 (the head at 1e-3, as in all that follow), 64 images a batch, 15 epochs', {'tail': 1, 'epochs': 15, 'lr_enc': 0.001, 'n_hidden': 256}),
+    '2 blocks at 1e-4': ('last 2 blocks at 1e-4, 15 epochs', {'epochs': 15, 'lr_enc': 0.0001}),
+    '2 blocks at 1e-4, averaged': ('last 2 blocks at 1e-4, 15 epochs, weights averaged (EMA 0.98)', {'epochs': 15, 'lr_enc': 0.0001, 'n_hidden': 256, 'ema': 0.98}),
+    '2 blocks at 1e-4, classification': ('last 2 blocks at 1e-4, 15 epochs, half a cross-entropy of the breeds added', {'epochs': 15, 'lr_enc': 0.0001, 'ce': 0.5}),
+    '2 blocks at 4e-4': ('last 2 blocks at 4e-4, 15 epochs', {'epochs': 15, 'n_hidden': 256}),
+    '2 blocks at 4e-4, 12 epochs': ('the same, 12 epochs', {'n_hidden': 256}),
+    '2 blocks at 1e-3, averaged': ('last 2 blocks at 1e-3, 15 epochs, weights averaged (EMA 0.98)', {'epochs': 15, 'lr_enc': 0.001, 'n_hidden': 256, 'ema': 0.98}),
+    '5 blocks at 4e-4': ('last 5 blocks at 4e-4, 15 epochs', {'tail': 5, 'epochs': 15, 'n_hidden': 256}),
+    'contrast of the logits': ('last 2 blocks at 4e-4, 12 epochs, contrastive loss of the logits added', {'n_hidden': 256, 'rank': 1.0}),
+    'contrast of the logits, 1e-3, averaged': ('the same at 1e-3, weights averaged (EMA 0.98)', {'lr_enc': 0.001, 'n_hidden': 256, 'rank': 1.0, 'ema': 0.98}),
+    'contrast of the metric term': ('last 2 blocks at 4e-4, 12 epochs, contrastive loss of the metric term added', {'n_hidden': 256, 'rank_e': 1.0}),
+    'contrast, apart': ('the same, and the encoder learns from the metric term alone', {'n_hidden': 256, 'rank_e': 1.0, 'detach': True}),
+    '0.3 contrast, apart': ('the same, the contrastive loss weighing 0.3', {'detach': True, 'rank_e': 0.3}),
+    'contrast, apart, 2e-4': ('the same, weighing 1, last 2 blocks at 2e-4', {'lr_enc': 0.0002, 'detach': True, 'rank_e': 1.0}),
+}
+header = ['trial', 'what', 'protocol', 'seed', 'measure', 'value']
+
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument('--weights', required=True, help='ImageNet weights of torchvision mobilenet_v2')
+    a.add_argument('--cache', type=Path, required=True, help='a folder for the cached maps (300 MB)')
+    a.add_argument('--trials', nargs='+', default=list(trials))
+    a.add_argument('--seeds', type=int, nargs='+', default=[0])
+    a.add_argument('--protocols', nargs='+', default=['known', 'new'])
+    a.add_argument('--views', type=int, default=6, help='augmented views of each image')
+    a.add_argument('--out', type=Path, default=here/'recipe.csv')
+    a = a.parse_args()
+    torch.set_num_threads(1)
+    labels, encoder, maps = photographs(a.weights, a.cache, a.views)
+    caches = Caches(encoder, maps, a.cache)
+    if not a.out.exists(): a.out.write_text(','.join(header)+'\n')
+    for seed in a.seeds:
+        for protocol in a.protocols:
+            p = Protocol(protocol, labels, seed)
+            for name in a.trials:
+                what, changes = trials[name]
+                if (name, protocol, str(seed)) in {(r['trial'], r['protocol'], r['seed']) for r in csv.DictReader(open(a.out))}: continue
+                start = time.process_time()
+                score, _, _ = train(p, caches, **changes)
+                values = p.measures(p.scores_of(score)) | {'CPU seconds': time.process_time()-start}
+                with open(a.out, 'a', newline='') as f: csv.writer(f).writerows([name, what, protocol, seed, k, f'{v:.5f}'] for k, v in values.items())
+                print(name, protocol, seed, {k: round(float(v), 4) for k, v in values.items()}, flush=True)
+
+
+if __name__ == '__main__': main()
