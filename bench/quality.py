@@ -30,7 +30,8 @@ methods = {
     'SupCon': dict(loss='supcon'),
     'MultiSimilarity': dict(loss='ms'),
     'article, all pairs': dict(loss='pairs', metric=False),
-    'default': dict(loss='pairs', rank_e=1., apart=True),
+    'default at 4e-4': dict(loss='pairs', rank_e=1., apart=True), # the rate of the others
+    'default': dict(loss='pairs', rank_e=1., apart=True, lr_enc=2e-4),
 }
 omniglot_methods = {'pixels': None, 'classifier features': 'classifier', 'article': 'sampled', 'SupCon': 'supcon', 'MultiSimilarity': 'ms',
                     'article, all pairs': 'head', 'default': 'ours'}

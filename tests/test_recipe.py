@@ -84,7 +84,7 @@ def test_another_loss_trains_all_terms(files):
     learn.unfreeze()
     before = [o.clone() for o in learn.model.encoder.parameters()]
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
-    assert set(seen) == {(16, 16)}
+    assert seen and all(len(o) == 2 for o in seen)
     assert not all(torch.equal(a, b) for a, b in zip(before, learn.model.encoder.parameters()))
 
 
