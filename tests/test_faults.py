@@ -62,10 +62,13 @@ def test_killed_while_adding(finder, doodles, tmp_path, processes):
     place, log, rng = tmp_path/'finder', tmp_path/'log', random.Random(0)
     SimilarityFinder.from_parts(finder.classifier, Gallery(finder.encoder)).save(place)
     truth, files, kills, sizes = finder.gallery, list(doodles), 0, []
-    for _ in range(40):
+    def start():
         ready = processes.Event()
         p = processes.Process(target=add_files, args=(place, files, log, ready))
         p.start()
+        return p, ready
+    for _ in range(20):
+        p, ready = start()
         if not kill(p, ready, rng.uniform(0, 0.6)):
             assert p.exitcode == 0
             if kills >= 3: break
@@ -83,6 +86,9 @@ def test_killed_while_adding(finder, doodles, tmp_path, processes):
         idxs = [truth.index(f) for f in g.files]
         for a, b in zip(g.vectors, truth.vectors.rows(idxs)): assert torch.allclose(a, b, atol=1e-4)
     assert kills >= 3, 'the process was hardly ever killed: the test proves nothing'
+    if p.exitcode: # a slow machine, always killed before the end: the last run is left alone
+        p, _ = start()
+        p.join()
     assert p.exitcode == 0, 'the work was never finished'
     assert sizes == sorted(sizes) # each run goes on from the one before
     assert set(load_finder(place)[1].files) == set(files)
