@@ -32,7 +32,7 @@ def processes():
 
 def kill(process, ready, seconds):
     "SIGKILL, some time after the process says that it is ready; True if it was still busy"
-    assert ready.wait(120)
+    assert ready.wait(600)
     process.join(seconds)
     busy = process.is_alive()
     if busy: os.kill(process.pid, signal.SIGKILL)
@@ -156,7 +156,7 @@ def test_two_read_while_one_writes(finder, doodles, tmp_path, processes):
     events = [processes.Event() for _ in logs]
     readers = [processes.Process(target=read_all_the_time, args=(place, gallery.fingerprint, l, e, stop)) for l, e in zip(logs, events)]
     for r in readers: r.start()
-    for e in events: assert e.wait(120)
+    for e in events: assert e.wait(600)
     until = time.time() + 60
     for i in range(0, 60, 5): gallery.add(doodles[i:i+5], progress=False)
     while time.time() < until and not all(l.exists() and len(l.read_text().splitlines()) > 3 for l in logs): # until both have read, more changes
