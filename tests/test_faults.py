@@ -32,7 +32,7 @@ def processes():
 
 def kill(process, ready, seconds):
     "SIGKILL, some time after the process says that it is ready; True if it was still busy"
-    assert ready.wait(120)
+    assert ready.wait(600)
     process.join(seconds)
     busy = process.is_alive()
     if busy: os.kill(process.pid, signal.SIGKILL)
@@ -68,7 +68,7 @@ def test_killed_while_adding(finder, doodles, tmp_path, processes):
         p.start()
         if not kill(p, ready, rng.uniform(0, 0.6)):
             assert p.exitcode == 0
-            if kills >= 3: break
+            if kills >= 6: break
             load_finder(place)[1].remove(files) # a quick machine: from the beginning
             log.unlink()
             sizes.clear()
@@ -82,7 +82,7 @@ def test_killed_while_adding(finder, doodles, tmp_path, processes):
         if not len(g): continue
         idxs = [truth.index(f) for f in g.files]
         for a, b in zip(g.vectors, truth.vectors.rows(idxs)): assert torch.allclose(a, b, atol=1e-4)
-    assert kills >= 3, 'the process was hardly ever killed: the test proves nothing'
+    assert kills >= 6, 'the process was hardly ever killed: the test proves nothing'
     assert p.exitcode == 0, 'the work was never finished'
     assert sizes == sorted(sizes) # each run goes on from the one before
     assert set(load_finder(place)[1].files) == set(files)
@@ -150,7 +150,7 @@ def test_two_read_while_one_writes(finder, doodles, tmp_path, processes):
     events = [processes.Event() for _ in logs]
     readers = [processes.Process(target=read_all_the_time, args=(place, gallery.fingerprint, l, e, stop)) for l, e in zip(logs, events)]
     for r in readers: r.start()
-    for e in events: assert e.wait(120)
+    for e in events: assert e.wait(600)
     until = time.time() + 60
     for i in range(0, 60, 5): gallery.add(doodles[i:i+5], progress=False)
     while time.time() < until and not all(l.exists() and len(l.read_text().splitlines()) > 3 for l in logs): # until both have read, more changes
