@@ -117,7 +117,8 @@ def explain(
     finder:Folder,
     query:Annotated[Path, typer.Argument(help='An image file.')],
     match:Annotated[Path|None, typer.Argument(help='Another; by default the best match in the gallery.')]=None,
-    method:Annotated[str, typer.Option(help="How to make the maps: 'exact', 'hirescam' or 'gradcam'.")]='exact',
+    method:Annotated[str, typer.Option(help="How to make the maps: 'exact', 'fine' (sharper and slower), 'hirescam', 'gradcam' or 'occlusion'.")]='exact',
+    against:Annotated[str|None, typer.Option(help="Explain why this match rather than another image: a file, or 'typical' for some of the gallery at random.")]=None,
     picture:Annotated[Path|None, typer.Option(help='Picture to write [default: similarity-finder-why.png, or none with --json].')]=None,
     no_picture:Annotated[bool, typer.Option('--no-picture', help='Draw nothing.')]=False,
     as_json:Json=False,
@@ -130,7 +131,7 @@ def explain(
             best = found.search(query, 1)
             if not best: raise ValueError('the gallery has no other image: add some with `similarity-finder index`, or name a second image')
             match = best[0].file
-        why = found.explain(query, match, method)
+        why = found.explain(query, match, method, against)
         m = why.maps
         answer['json'] = dict(query=str(query), match=str(match), method=method, probability=why.probability, logit=why.logit, intercept=m.intercept.item(),
                               query_evidence=m.a.sum().item(), match_evidence=m.b.sum().item(), query_map=m.a[0].tolist(), match_map=m.b[0].tolist())
