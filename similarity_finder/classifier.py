@@ -6,8 +6,8 @@ Docs: https://similarity-finder.github.io/similarity_finder/classifier.html.md""
 
 # %% auto #0
 __all__ = ['image_block', 'classifier_dls', 'create_encoder', 'arch_name', 'torchvision_models', 'n_channels', 'evaluating',
-           'convnet', 'add_normalize', 'classifier_splitter', 'classifier_learner', 'Classifier', 'class_probabilities',
-           'predict_class']
+           'convnet', 'patchnet', 'add_normalize', 'classifier_splitter', 'classifier_learner', 'Classifier',
+           'class_probabilities', 'predict_class']
 
 # %% ../nbs/01_classifier.ipynb #49fcdf1b
 from contextlib import contextmanager
@@ -116,7 +116,7 @@ def create_encoder(
 def arch_name(arch):
     "Where to find the function that makes a network, and its name"
     if isinstance(arch, str): return f'timm:{arch}'
-    where = 'torchvision' if arch in torchvision_models() else 'similarity_finder' if arch is globals().get('convnet') else 'custom'
+    where = 'torchvision' if arch in torchvision_models() else 'similarity_finder' if arch in (globals().get('convnet'), globals().get('patchnet')) else 'custom'
     return f'{where}:{getattr(arch, "__name__", arch)}'
 
 def torchvision_models():
@@ -154,6 +154,16 @@ def convnet(
     strides = [2]*(len(widths)-1) + [1]
     stages = [nn.Sequential(ConvLayer(i, o, stride=s), ConvLayer(o, o)) for i,o,s in zip((3,)+tuple(widths), widths, strides)]
     return nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 1000))
+
+def patchnet(
+    widths:tuple=(32,64,128), # channels of each stage; each but the last halves height and width, and the last looks at single places
+    pretrained:bool=False # there are no pretrained weights
+)->nn.Sequential:
+    "A small convolutional network that sees small patches, to be cut by `create_encoder`"
+    if pretrained: raise RuntimeError('patchnet has no pretrained weights')
+    stages = [nn.Sequential(ConvLayer(i, o, stride=2), ConvLayer(o, o)) for i,o in zip((3,)+tuple(widths), widths[:-1])]
+    last = nn.Sequential(ConvLayer(widths[-2], widths[-1], ks=1), ConvLayer(widths[-1], widths[-1], ks=1))
+    return nn.Sequential(*stages, last, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 1000))
 
 # %% ../nbs/01_classifier.ipynb #12007e93
 def add_normalize(dls, arch=None):

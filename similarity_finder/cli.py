@@ -23,7 +23,7 @@ def train(
     images:Annotated[Path, typer.Argument(help='Folder of labelled images, searched with its subfolders.')],
     out:Annotated[Path, typer.Option(help='Folder to make the finder in.')],
     labels:Labels='name',
-    arch:Annotated[str, typer.Option(help="Encoder: a network of torchvision ('resnet34'), of timm ('timm:convnext_tiny'), or 'convnet', a small one to train from nothing.")]='resnet34',
+    arch:Annotated[str, typer.Option(help="Encoder: a network of torchvision ('resnet34'), of timm ('timm:convnext_tiny'), or 'convnet' or 'patchnet', small ones to train from nothing.")]='resnet34',
     pretrained:Annotated[bool, typer.Option(help='Start from ImageNet weights, which are fetched on first use.')]=True,
     weights:Annotated[Path|None, typer.Option(help='A local file with those weights, for machines without a network.')]=None,
     size:Annotated[int, typer.Option(help='Height and width in pixels of what the networks see.', min=32)]=224,
@@ -43,7 +43,7 @@ def train(
         typer.echo(f'{len(files)} images in {images}. Loading fastai ...', err=as_json)
         from similarity_finder.show import draw_matches,draw_reasons
         from similarity_finder.train import train_finder
-        finder,held_out,measures = train_finder(files, how, _arch(arch), pretrained and weights is None and arch != 'convnet', weights, size, epochs,
+        finder,held_out,measures = train_finder(files, how, _arch(arch), pretrained and weights is None and arch not in ('convnet','patchnet'), weights, size, epochs,
                                                 siamese_epochs, fine_tune, valid_pct, seed=seed, num_workers=workers, on_error='raise' if strict else 'skip')
         finder.save(out, info=dict(measures=measures, seed=seed, size=size))
         shown = held_out[::max(1, len(held_out)//4)][:4]
@@ -57,8 +57,8 @@ def train(
 
 def _arch(name):
     "The function that makes a network, or timm's name"
-    from similarity_finder.classifier import convnet
-    if name == 'convnet': return convnet
+    from similarity_finder.classifier import convnet,patchnet
+    if name in ('convnet','patchnet'): return dict(convnet=convnet, patchnet=patchnet)[name]
     if name.startswith('timm:'): return name[5:]
     from torchvision.models import get_model_builder,list_models
     if name not in list_models(): raise ValueError(f"torchvision has no network {name!r}; for one of timm write 'timm:{name}'")

@@ -49,13 +49,15 @@ def doodle_pets(path=None, # where to; None: a folder under ~/.cache/similarity_
                 breeds=None, # names; None: all of `DOODLE_BREEDS`
                 plant=False, # give each breed a background of its own: a shortcut for a network to fall for
                 progress=True, # show a progress bar
+                mixed=False, # draw each trait by lot instead, whatever the others are: then only the trait itself tells its label
                ) -> L: # sorted paths of the images
-    "Draw `n` images of each breed with masks and traits, or find them drawn already"
+    "Draw `n` images of each breed (or as many in all of no breed) with masks and traits, or find them drawn already"
     breeds = sorted(set(DOODLE_BREEDS if breeds is None else L(breeds)))
     for b in breeds: _check('breed', b, DOODLE_BREEDS)
     if n<1 or not breeds: raise ValueError(f'nothing to draw: n is {n}, of {len(breeds)} breeds')
+    if mixed and plant: raise ValueError('mixed drawings have no breed that a background could be planted for')
     if size<32: raise ValueError(f'size is {size}; below 32 pixels the parts cannot be seen')
-    recipe = dict(version=DOODLE_VERSION, n=int(n), size=int(size), seed=int(seed), breeds=breeds, plant=bool(plant))
+    recipe = dict(version=DOODLE_VERSION, n=int(n), size=int(size), seed=int(seed), breeds=breeds, plant=bool(plant), **(dict(mixed=True) if mixed else {}))
     path = Path(path).expanduser() if path else doodle_home()/f'doodle_pets_{crc32(json.dumps(recipe).encode()):08x}'
     if not _whole(path, recipe): _draw_all(path, recipe, progress)
     return L(sorted(path/'images'/f for f in doodle_traits(path).file))
@@ -66,7 +68,8 @@ def _draw_all(path, recipe, progress):
     part = path.with_name(f'{path.name}.part{os.getpid()}')
     for d in ('images', 'masks'): (part/d).mkdir(parents=True, exist_ok=True)
     try:
-        jobs = [(b,i) for b in recipe['breeds'] for i in range(1, recipe['n']+1)]
+        n = recipe['n']
+        jobs = [('mixed',i+1) for i in range(n*len(recipe['breeds']))] if recipe.get('mixed') else [(b,i+1) for b in recipe['breeds'] for i in range(n)]
         rows = [_draw_one(part, b, i, recipe) for b,i in (progress_bar(jobs) if progress else jobs)]
         pd.DataFrame(rows).to_csv(part/'traits.csv', index=False)
         (part/'doodle.json').write_text(json.dumps(recipe))
@@ -77,10 +80,15 @@ def _draw_all(path, recipe, progress):
             if not _whole(path, recipe): raise
     finally: shutil.rmtree(part, ignore_errors=True)
 
+def _by_lot(recipe, i): # dict of traits
+    "Each trait by lot, of those that the breeds have"
+    rng = np.random.default_rng([recipe['seed'], i])
+    return {k: rng.choice(sorted({DOODLE_BREEDS[b][k] for b in recipe['breeds']})).item() for k in _TRAITS}
+
 def _draw_one(path, breed, i, recipe): # dict, a row of traits.csv
     "Draw image `i` of a breed"
     planted = list(DOODLE_BACKGROUNDS)[sorted(DOODLE_BREEDS).index(breed)] if recipe['plant'] else None
-    d = draw_doodle(breed, crc32(f"{recipe['seed']}/{breed}/{i}".encode()), recipe['size'], planted)
+    d = draw_doodle(_by_lot(recipe, i) if breed=='mixed' else breed, crc32(f"{recipe['seed']}/{breed}/{i}".encode()), recipe['size'], planted)
     d.image.save(path/'images'/f'{breed}_{i}.jpg', quality=92)
     bits = sum(d.masks[k].astype(np.uint8) << j for j,k in enumerate(DOODLE_PARTS))
     Image.fromarray(bits).save(path/'masks'/f'{breed}_{i}.png')

@@ -21,6 +21,7 @@ from fastcore.basics import patch
 from fastai.torch_core import show_image
 
 from .cam import PairMaps,cam_methods,contrast_maps,encoder_maps,overlay,pair_maps,place_matrix,show_cam,show_maps,to_tensor
+from .places import place_shift,resize_map
 from .classifier import evaluating
 from .encode import PairEncoder
 
@@ -33,9 +34,10 @@ class Explanation:
         maps:PairMaps, # of this one pair
         probability:float, # P(same), between 0 and 1
         places=None, # (h, w, h', w'): what each place of one with each place of the other brings into the metric term, if the head has one
-        n_others:int=0 # with how many reference partners the match is contrasted
+        n_others:int=0, # with how many reference partners the match is contrasted
+        shift=(0.,0.) # (down, right) in cells: how far above and left of its cell each of `places` looks, from `place_shift`
     ):
-        self.files,self.tensors,self.maps,self.probability,self.places,self.n_others = files,tensors,maps,probability,places,n_others
+        self.files,self.tensors,self.maps,self.probability,self.places,self.n_others,self.shift = files,tensors,maps,probability,places,n_others,shift
 
     @property
     def logit(self): return self.maps.logit.item()
@@ -138,8 +140,10 @@ def explain_pair(
     maps = maps_with(y, B)
     with evaluating(model), torch.no_grad(): p = model.head.probability(model.head(A, B)).item()
     if rest: maps = contrast_maps(maps, maps_with(torch.cat(rest), encoder_maps(model, torch.cat(rest), y)[0]))
+    shift = place_shift(model.encoder)
+    if method in cam_methods: maps = maps.placed(shift)
     places = place_matrix(encoder.head, A, B, average=True)[0].view(*A.shape[2:], *B.shape[2:]).cpu() if encoder.head.delta is not None else None
-    return Explanation(pair, [to_tensor(o, prep) for o in pair], PairMaps(*(o.cpu() if torch.is_tensor(o) else o for o in maps)), p, places, len(rest))
+    return Explanation(pair, [to_tensor(o, prep) for o in pair], PairMaps(*(o.cpu() if torch.is_tensor(o) else o for o in maps)), p, places, len(rest), shift)
 
 # %% ../nbs/05_explanation.ipynb #24926271
 @patch
@@ -159,9 +163,10 @@ def links(self:Explanation,
         m[:,:,near(k),near(l)] = -torch.inf
     return out
 
-def _centre(cell, grid, t):
-    "Pixel (x, y) in the middle of a cell"
-    return (cell[1]+0.5)*t.shape[2]/grid[1]-0.5,(cell[0]+0.5)*t.shape[1]/grid[0]-0.5
+def _centre(cell, grid, t, shift):
+    "Pixel (x, y) that a cell looks at"
+    y,x = (min(max((c+0.5-s)*size/n - 0.5, 0), size-1) for c,s,size,n in zip(cell, shift, t.shape[1:], grid))
+    return x,y
 
 # %% ../nbs/05_explanation.ipynb #01647ae9
 @patch
@@ -174,7 +179,7 @@ def show_links(self:Explanation,
     for ax,t in zip(axs, self.tensors): show_image(t, ctx=ax)
     found = self.links(n)
     for k,(v,i,j) in enumerate(found):
-        color,pts = plt.get_cmap('tab10')(k % 10),[_centre(c, g, t) for c,g,t in zip((i,j), (self.places.shape[:2],self.places.shape[2:]), self.tensors)]
+        color,pts = plt.get_cmap('tab10')(k % 10),[_centre(c, g, t, self.shift) for c,g,t in zip((i,j), (self.places.shape[:2],self.places.shape[2:]), self.tensors)]
         for ax,p in zip(axs, pts): ax.plot(*p, 'o', ms=7, color=color, mec='white', mew=1.2)
         line = plt.matplotlib.patches.ConnectionPatch(pts[0], pts[1], 'data', 'data', axesA=axs[0], axesB=axs[1], color=color, lw=0.6+2.4*v/found[0][0])
         fig.add_artist(line)
@@ -194,9 +199,9 @@ def show_answer(self:Explanation,
     if self.places is None: raise ValueError('this head has no metric term, so no pairs of places: train it with metric=True')
     places,(t,other) = (self.places, self.tensors) if image == 'query' else (self.places.permute(2,3,0,1), self.tensors[::-1])
     h,w = places.shape[:2]
-    cell = min(int(y*h), h-1),min(int(x*w), w-1)
+    cell = tuple(min(max(int(o*n + s), 0), n-1) for o,n,s in zip((y,x), (h,w), self.shift))
     _,axs = plt.subplots(1, 2, figsize=figsize, layout='constrained')
     show_image(t, ctx=axs[0], title='this place ...')
-    axs[0].plot(*_centre(cell, (h,w), t), 's', ms=min(figsize[0]*72*0.4/w, 40), mfc='none', mec='#e66101', mew=2)
-    show_cam(other, places[cell], axs[1], title='... and its answers')
+    axs[0].plot(*_centre(cell, (h,w), t, self.shift), 's', ms=min(figsize[0]*72*0.4/w, 40), mfc='none', mec='#e66101', mew=2)
+    show_cam(other, resize_map(places[cell][None], other.shape[-2:], self.shift)[0], axs[1], title='... and its answers')
     return axs

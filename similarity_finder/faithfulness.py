@@ -26,7 +26,7 @@ def _at_mask(cam_map, mask):
     "The map at the mask's size, and the mask"
     mask = torch.as_tensor(np.asarray(mask)).bool()
     m = torch.as_tensor(cam_map).detach().float()
-    return F.interpolate(m.reshape(1, 1, *m.shape[-2:]), size=mask.shape, mode='bilinear', align_corners=False)[0,0],mask
+    return F.interpolate(m.reshape(1, 1, *m.shape[-2:]), size=mask.shape, mode='bilinear', align_corners=False, antialias=m.shape[-1] > mask.shape[-1])[0,0],mask
 
 def energy_inside(
     cam_map, # (h, w), signed

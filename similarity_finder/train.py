@@ -17,7 +17,7 @@ from fastai.torch_core import set_seed
 from torchvision.models import resnet34
 
 from . import __file__ as package
-from .classifier import classifier_dls,classifier_learner,convnet
+from .classifier import classifier_dls,classifier_learner,convnet,patchnet
 from .data import label_func,usable_files
 from .doodle import doodle_home,doodle_label,doodle_pets
 from .evaluate import calibrate_head,score_queries
@@ -37,7 +37,7 @@ class Trained(NamedTuple):
 def train_finder(
     files, # labelled image files
     label_func=label_func, # file -> label
-    arch=resnet34, # a torchvision model function, the name of a timm model, or `convnet`
+    arch=resnet34, # a torchvision model function, the name of a timm model, `convnet` or `patchnet`
     pretrained:bool=True, # start from ImageNet weights
     weights:str|Path|None=None, # a local file with those weights, for machines without a network
     size:int=224, # height and width in pixels of what the networks see
@@ -101,22 +101,25 @@ def _measured(finder, files, calibrate, seed, num_workers, progress):
 # %% ../nbs/07_train.ipynb #cf6236ba
 def doodle_finder(
     label:str='breed', # the trait to learn: 'breed', 'species', 'ears', 'snout', 'coat' or 'background'
-    n:int=24, # drawings of each breed
+    n:int|None=None, # drawings of each breed; by default 24, or 48 if they are mixed
     plant:bool=False, # give each breed a background of its own
     breeds=None, # names; by default all
     epochs:int=24, # of the classifier
     siamese_epochs:int=8, # of the siamese network
     seed:int=42, # of the drawings and of everything random in the training
-    progress:bool=True # show training tables and progress bars
+    progress:bool=True, # show training tables and progress bars
+    mixed:bool|None=None # draw each trait by lot, so that only the trait itself tells its label; by default for a label that is one trait of the animal
 )->Trained: # its finder has no learners: it was read from the folder it is kept in
     "A finder of doodle pets, trained once and kept under ~/.cache/similarity_finder or $SIMILARITY_FINDER_HOME"
-    files,how = doodle_pets(n=n, size=96, plant=plant, breeds=breeds, seed=seed, progress=progress),doodle_label(label)
+    if mixed is None: mixed = label not in ('breed','background') and not plant
+    arch,size = (patchnet,96) if mixed else (convnet,64) # small parts decide, and can be pointed at
+    files,how = doodle_pets(n=n or (48 if mixed else 24), size=96, plant=plant, breeds=breeds, seed=seed, progress=progress, mixed=mixed),doodle_label(label)
     recipe = [str(files[0].parent), label, epochs, siamese_epochs, seed]
     code = [p.read_bytes() for p in sorted(Path(package).parent.glob('*.py'))] # another version may train another finder
     place = doodle_home()/f'doodle_finder_{hashlib.sha256(b"".join([json.dumps(recipe).encode(), *code])).hexdigest()[:12]}'
     try: info = read_description(place)['info']
     except StoreError:
-        trained = train_finder(files, how, convnet, False, size=64, epochs=epochs, siamese_epochs=siamese_epochs, seed=seed, num_workers=0, progress=progress)
+        trained = train_finder(files, how, arch, False, size=size, epochs=epochs, siamese_epochs=siamese_epochs, seed=seed, num_workers=0, progress=progress)
         info = dict(measures=trained.measures, held_out=[str(f) for f in trained.held_out])
         trained.finder.save(place, info)
     finder = SimilarityFinder.load(place)
