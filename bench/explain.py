@@ -2,10 +2,10 @@
 
     FASTAI_HOME=... python bench/explain.py --weights mobilenet_v2.pth [--seeds 0 1 2 --pairs 12]
 
-mobilenet_v2 with ImageNet weights stays as it is; the siamese network's head is trained on what it says of the training images (three quarters of each breed). Each held-out
+mobilenet_v2 with ImageNet weights; the siamese network's head and the encoder's last two blocks are trained on the training images (three quarters of each breed) as `train_finder` does it. With --frozen, the head alone. Each held-out
 query is paired with its best match of the same breed, where both have a trimap. Energy (share of the positive evidence on the animal) and pointing game are means over both
 images of all pairs. On --pairs of them: areas under the deletion and insertion curves of P(same), agreement with occlusion, agreement with the map of the network after all its weights were put
-in another order ('scrambled'), and what is missing to the logit ('residual'). Rows to hold the maps against: 'mean maximum' counts maxima from their mean on, 'activation' is the length of the encoder's vector at
+in another order ('scrambled'), and what is missing to the logit ('residual'). Rows to hold the maps against: 'exact, even grid' draws every place in its cell of an even grid, 'mean maximum' counts maxima from their mean on, 'activation' is the length of the encoder's vector at
 each place, which knows nothing of the partner; 'centre' is a bump in the middle of the image, and 'uniform' the mask's share. Seconds are medians for scoring a pair, and for scoring and explaining it.
 """
 import argparse, csv, time
@@ -24,6 +24,7 @@ from similarity_finder.gallery import Gallery
 from similarity_finder.head import PairVectors
 from similarity_finder.metrics import map_at_r, roc_auc
 from similarity_finder.pairs import siamese_dls
+from similarity_finder.places import place_shift
 from similarity_finder.siamese import siamese_learner
 
 
@@ -47,13 +48,14 @@ def bump(A):
 of_head = {**{k: f for k, f in cam_methods.items() if k != 'weights'}, 'mean maximum': mean_maximum, 'activation': plain(lambda A: A.norm(dim=1)), 'centre': plain(bump)}
 
 
-def trained(files, labels, weights, seed, epochs):
+def trained(files, labels, weights, seed, frozen=False):
     "A siamese network, and galleries of the training and of the held-out images"
     split = TrainTestSplitter(0.25, random_state=seed, stratify=labels)
     train, valid = split(files)
     set_seed(seed, reproducible=True)
     learn = siamese_learner(siamese_dls(files, splitter=split, size=224, bs=32, seed=seed, num_workers=0), mobilenet_v2, weights=weights, seed=seed)
-    learn.fit_head(epochs, 1e-3, seed=seed)
+    if frozen: learn.fit_head(30, 1e-3, seed=seed)
+    else: learn.fit_head(12, 1e-3, bs=64, blocks=2, views=6, seed=seed)
     encoder = PairEncoder(learn.model.eval(), learn.dls)
     return encoder, *(Gallery.from_files(files[i], encoder, num_workers=0, progress=False) for i in (train, valid))
 
@@ -72,7 +74,7 @@ def main():
     p.add_argument('--seeds', type=int, nargs='+', default=(0, 1, 2))
     p.add_argument('--pairs', type=int, default=12, help='how many pairs to measure deletion, insertion and occlusion on; the masks are held against all')
     p.add_argument('--steps', type=int, default=8, help='of the deletion and insertion curves')
-    p.add_argument('--epochs', type=int, default=30)
+    p.add_argument('--frozen', action='store_true', help='the encoder stays as it is')
     p.add_argument('--out', type=Path, default=here/'explain.csv')
     a = p.parse_args()
     files = pets()
@@ -83,12 +85,12 @@ def main():
             values = np.asarray(values, dtype=float)
             with open(a.out, 'a', newline='') as f: csv.writer(f).writerow((seed, method, measure, f'{np.nanmean(values):.5g}', len(values)))
             print(f'seed {seed}  {method:14} {measure:22} {np.nanmean(values):.4f}  ({len(values)})', flush=True)
-        measure(*trained(files, labels, a.weights, seed, a.epochs), a.pairs, a.steps, note)
+        measure(*trained(files, labels, a.weights, seed, a.frozen), a.pairs, a.steps, note)
 
 
 def measure(encoder, gallery, queries, n_pairs, steps, note):
     model, prep, out, times = encoder.model, encoder.prep, {}, {}
-    head, mixed = model.head, scrambled(model)
+    head, mixed, shift = model.head, scrambled(model), place_shift(model.encoder)
     logits = gallery.scores(queries.vectors)
     note('-', 'auc', [roc_auc(logits, queries.labels, gallery.labels)])
     note('-', 'map@r', [map_at_r(logits, queries.labels, gallery.labels)])
@@ -100,7 +102,8 @@ def measure(encoder, gallery, queries, n_pairs, steps, note):
         masks = [prep.mask(pets_mask(o)).numpy() for o in pair]
         A, B = encoder_maps(model, x[:1], x[1:])
         ways = of_head | {k: (lambda head, A, B, f=f: f(model, x[:1], x[1:])) for k, f in image_methods.items() if k != 'occlusion' or n in few}
-        maps = {k: f(head, A, B) for k, f in ways.items()}
+        maps = {k: f(head, A, B).placed(shift) if k in of_head else f(head, A, B) for k, f in ways.items()}
+        for c, mask in zip(of_head['exact'](head, A, B)[:2], masks): add('exact, even grid', 'energy', energy_inside(c[0], mask)); add('exact, even grid', 'pointing', pointing_game(c[0], mask))
         for k, m in maps.items():
             for c, mask in zip((m.a[0], m.b[0]), masks): add(k, 'energy', energy_inside(c, mask)); add(k, 'pointing', pointing_game(c, mask))
             if k in ('exact', 'hirescam', 'fine', 'gradcam'): add(k, 'residual', m.residual().abs().item())
@@ -116,7 +119,7 @@ def measure(encoder, gallery, queries, n_pairs, steps, note):
                 for mode in ('deletion', 'insertion'): add(k, mode, perturbation_curve(score, x[i], c, mode, steps=steps).area)
                 if k != 'occlusion': add(k, 'agrees with occlusion', map_agreement(o, c))
             if k in ('exact', 'gradcam', 'hirescam', 'fine'):
-                other = of_head[k](mixed.head, C, D) if k in of_head else image_methods[k](mixed, x[:1], x[1:])
+                other = of_head[k](mixed.head, C, D).placed(shift) if k in of_head else image_methods[k](mixed, x[:1], x[1:])
                 add(k, 'scrambled', np.mean([map_agreement(m.a[0], other.a[0]), map_agreement(m.b[0], other.b[0])]))
         for k, f in {'scoring': lambda: model(x[:1], x[1:]), **{k: (lambda k=k: pair_maps(model, x[:1], x[1:], k)) for k in ('exact', 'gradcam', 'fine', 'occlusion')}}.items():
             start = time.perf_counter()

@@ -28,9 +28,10 @@ def train(
     weights:Annotated[Path|None, typer.Option(help='A local file with those weights, for machines without a network.')]=None,
     size:Annotated[int, typer.Option(help='Height and width in pixels of what the networks see.', min=32)]=224,
     epochs:Annotated[int|None, typer.Option(help='Of the classifier [default: 4 with pretrained weights, else 24].', min=1)]=None,
-    siamese_epochs:Annotated[int|None, typer.Option(help='Of the siamese network [default: 30 of its head with pretrained weights, else 8 of all of it].', min=1)]=None,
+    siamese_epochs:Annotated[int|None, typer.Option(help='Of the siamese network [default: 12 of its head and the last blocks of the encoder with pretrained weights, else 8 of all of it].', min=1)]=None,
     fine_tune:Annotated[int, typer.Option(help='Epochs of the whole classifier after those of its head, with pretrained weights.', min=0)]=0,
     valid_pct:Annotated[float, typer.Option(help='Share of the images to hold out and measure with.', min=0.01, max=0.9)]=0.2,
+    groups:Annotated[str|None, typer.Option(help='Where the group of an image (its patient) comes from, as for --labels: no group is on both sides of the split.')]=None,
     seed:Annotated[int, typer.Option(help='Of everything random.')]=42,
     workers:Workers=None, strict:Strict=False, as_json:Json=False,
 ):
@@ -41,10 +42,12 @@ def train(
             raise ValueError(f'{out} holds something else than a finder: choose a new folder for --out')
         files,how = images_of([images]),labeller_of(labels)
         typer.echo(f'{len(files)} images in {images}. Loading fastai ...', err=as_json)
+        from similarity_finder.data import GroupSplitter
         from similarity_finder.show import draw_matches,draw_reasons
         from similarity_finder.train import train_finder
+        splitter = None if groups is None else GroupSplitter(labeller_of(groups), valid_pct, how, seed)
         finder,held_out,measures = train_finder(files, how, _arch(arch), pretrained and weights is None and arch not in ('convnet','patchnet'), weights, size, epochs,
-                                                siamese_epochs, fine_tune, valid_pct, seed=seed, num_workers=workers, on_error='raise' if strict else 'skip')
+                                                siamese_epochs, fine_tune, valid_pct, seed=seed, num_workers=workers, on_error='raise' if strict else 'skip', splitter=splitter)
         finder.save(out, info=dict(measures=measures, seed=seed, size=size))
         shown = held_out[::max(1, len(held_out)//4)][:4]
         pictures = [out/'pictures'/'matches.png', out/'pictures'/'why.png']
@@ -92,6 +95,7 @@ def search(
     k:Annotated[int, typer.Option('-k', help='Matches wanted of each.', min=1)]=5,
     labels:Annotated[list[str]|None, typer.Option('--label', help='Only images of this label; may be given several times.')]=None,
     mass:Annotated[float|None, typer.Option(help="Only images of the classes that hold this share of the query's probability, for instance 0.95.")]=None,
+    min_probability:Annotated[float|None, typer.Option(help='Only matches with a P(same) of at least this: there may be none.', min=0, max=1)]=None,
     picture:Annotated[Path|None, typer.Option(help='Picture to write [default: similarity-finder-matches.png, or none with --json].')]=None,
     no_picture:Annotated[bool, typer.Option('--no-picture', help='Draw nothing.')]=False,
     on_disk:Annotated[bool, typer.Option('--on-disk', help="Leave the gallery's vectors on disk and read them piece by piece, for a gallery larger than memory.")]=False,
@@ -102,9 +106,9 @@ def search(
         from similarity_finder.finder import SimilarityFinder
         files = images_of(queries)
         found = SimilarityFinder.load(finder, memory=not on_disk)
-        matches = found.search(files, k, labels or None, mass)
+        matches = found.search(files, k, labels or None, mass, min_probability=min_probability)
         answer['json'] = [dict(query=str(m.query), matches=[dict(o._asdict(), file=str(o.file)) for o in m]) for m in matches]
-        answer['text'] = '\n'.join(f'{m.query}\n' + '\n'.join(f'  {o.probability:7.2%}  {o.label or "":20} {o.file}' for o in m) for m in matches)
+        answer['text'] = '\n'.join(f'{m.query}\n' + ('\n'.join(f'  {o.probability:7.2%}  {o.label or "":20} {o.file}' for o in m) or f'  {m.none}') for m in matches)
         where = picture_of(picture, no_picture, as_json, 'similarity-finder-matches.png')
         if where is not None:
             from similarity_finder.show import draw_matches

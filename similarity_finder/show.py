@@ -22,13 +22,14 @@ def draw_matches(
     label_func=label_func # file -> label, to colour wrong matches; files without a label are fine
 ): # the figure
     "One row a query: the query, then its nearest images with P(same)"
-    k = max((len(ms) for ms in found), default=0)
+    k = max((len(ms) for ms in found), default=0) or 1
     fig,axs = plt.subplots(len(found), k+1, figsize=(1.35*(k+1), 1.75*len(found)), squeeze=False)
     for row,ms in zip(axs, found):
         truth = _label(ms.query, label_func)
         for ax in row: ax.axis('off')
         _picture(row[0], ms.query, f'query\n{truth or Path(ms.query).name}', weight='bold')
         for ax,m in zip(row[1:], ms): _picture(ax, m.file, f'{m.probability:.1%}\n{m.label or m.file.name}', color='black' if truth in (None, m.label) else '#c1272d')
+        if not len(ms): row[1].text(0, 0.5, ms.none, va='center', fontsize=7, transform=row[1].transAxes)
     fig.tight_layout(pad=0.4)
     return _save(fig, fname)
 

@@ -12,19 +12,20 @@ import contextlib,hashlib,json,warnings
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from fastai.data.transforms import RandomSplitter
 from fastai.torch_core import set_seed
 from torchvision.models import resnet34
 
 from . import __file__ as package
-from .classifier import classifier_dls,classifier_learner,convnet,patchnet
+from .classifier import classifier_dls,classifier_learner,convnet,evaluating,patchnet
 from .data import label_func,usable_files
 from .doodle import doodle_home,doodle_label,doodle_pets
 from .evaluate import calibrate_head,score_queries
 from .finder import SimilarityFinder
 from .metrics import map_at_r,recall_at_k
 from .pairs import siamese_dls
-from .siamese import siamese_learner
+from .siamese import last_blocks,siamese_learner
 from .store import StoreError,read_description
 
 # %% ../nbs/07_train.ipynb #86ad18db
@@ -42,7 +43,7 @@ def train_finder(
     weights:str|Path|None=None, # a local file with those weights, for machines without a network
     size:int=224, # height and width in pixels of what the networks see
     epochs:int|None=None, # of the classifier; by default 4 with pretrained weights, else 24
-    siamese_epochs:int|None=None, # of the siamese network; by default 30 of its head with pretrained weights, else 8 of all of it
+    siamese_epochs:int|None=None, # of the siamese network; by default 12 of its head and the encoder's last two blocks with pretrained weights, else 8 of all of it
     fine_tune:int=0, # epochs of the whole classifier after those of its head, with pretrained weights
     valid_pct:float=0.2, # share of the files to hold out, between 0 and 1
     bs:int|None=None, # images a batch for the classifier; by default 32, or 16 from nothing
@@ -51,23 +52,24 @@ def train_finder(
     calibrate:bool=True, # fit the percentages to the held-out files
     num_workers:int|None=None, # processes that decode; by default fastai's choice
     progress:bool=True, # show training tables and progress bars
-    on_error:str='skip' # what to do about files that cannot be used: 'skip' with a report, or 'raise'
+    on_error:str='skip', # what to do about files that cannot be used: 'skip' with a report, or 'raise'
+    splitter=None # files -> indices for training, to hold out: `GroupSplitter` keeps a patient's images on one side; by default `valid_pct` of them at random
 )->Trained:
     "Train a classifier and a siamese network, measure both, and encode the gallery"
     files,labels,_ = usable_files(files, label_func, on_error=on_error)
     if len(set(labels)) < 2: raise ValueError(f'all {len(files)} files are labelled {labels[0]!r}: a similarity is learned from at least two labels')
     start = pretrained or weights is not None
     set_seed(seed, reproducible=True)
-    split = RandomSplitter(valid_pct, seed)
-    train,valid = split(files)
-    common = dict(size=size, seed=seed, num_workers=num_workers, splitter=split)
+    train,valid = (splitter or RandomSplitter(valid_pct, seed))(files)
+    if not len(train) or not len(valid): raise ValueError(f'of {len(files)} files the splitter leaves {len(train)} to train on and {len(valid)} to hold out: some of both are needed')
+    common = dict(size=size, seed=seed, num_workers=num_workers, splitter=lambda _: (train, valid))
     clearn = classifier_learner(classifier_dls(files, label_func, bs=bs or (32 if start else 16), **common), arch, pretrained, weights, seed=seed)
     with _told(clearn, progress):
         clearn.fit_one_cycle(epochs or (4 if start else 24), 3e-3 if start else 1e-2)
         if start and fine_tune: clearn.unfreeze(); clearn.fit_one_cycle(fine_tune, slice(3e-5, 3e-4))
     slearn = siamese_learner(siamese_dls(files, label_func, **common), encoder=clearn.model[0], n_hidden=n_hidden or (512 if start else 128), seed=seed)
     with _told(slearn, progress):
-        if start: slearn.fit_head(siamese_epochs or 30, 1e-3, seed=seed)
+        if start: _fit_last(slearn, siamese_epochs, size, len(files), seed)
         else: slearn.fine_tune(siamese_epochs or 8, 6e-3, freeze_epochs=2, lr_mult=3)
     with _told(clearn, False), _told(slearn, False):
         measures = dict(classifier_accuracy=clearn.validate()[1], pair_auc=slearn.validate()[2])
@@ -76,6 +78,15 @@ def train_finder(
     measures |= _measured(finder, held_out, calibrate, seed, num_workers, progress)
     finder.gallery.add(held_out, num_workers=num_workers, progress=progress)
     return Trained(finder, held_out, measures | dict(images=len(files), labels=len(set(labels)), held_out=len(held_out)))
+
+def _fit_last(learn, n_epoch, size, n_files, seed, blocks=2, views=6, budget=4e9):
+    "Train head and last blocks on cached maps, of fewer views where those would take more than `budget` bytes; the head alone where the encoder is of one piece"
+    try: first = last_blocks(learn.model.encoder, blocks)[0]
+    except ValueError: return learn.fit_head(n_epoch or 30, 1e-3, seed=seed)
+    with evaluating(first), torch.no_grad(): numbers = first(torch.zeros(1, 3, size, size, device=next(first.parameters()).device)).numel()
+    views = min(views, int(budget/(2*numbers*n_files)) - 1) # of float16
+    if views < 0: return learn.fit_head(n_epoch or 30, 1e-3, seed=seed)
+    return learn.fit_head(n_epoch or 12, 1e-3, bs=64, blocks=blocks, views=views, seed=seed)
 
 def _told(learn, progress):
     "With tables and progress bars, or in silence"
