@@ -47,8 +47,8 @@ def photographs(weights, folder, n_views=6):
     add_normalize(dls)
     kw, blocks = dict(shuffle=False, drop_last=False, bs=32, cls=TfmdDL), encoder[0][:depth]
     set_seed(0, reproducible=True)
-    maps = {'plain': maps_of(TfmdDL.new(dls.valid, dls.train_ds, **kw), blocks)[None],
-            'aug': torch.stack([maps_of(TfmdDL.new(dls.train, dls.train_ds, **kw), blocks) for _ in range(n_views)])}
+    with dls.train_ds.set_split_idx(1): plain = maps_of(TfmdDL.new(dls.valid, dls.train_ds, **kw), blocks)[None] # 1: not augmented
+    maps = {'plain': plain, 'aug': torch.stack([maps_of(TfmdDL.new(dls.train, dls.train_ds, **kw), blocks) for _ in range(n_views)])}
     fname.parent.mkdir(parents=True, exist_ok=True)
     torch.save(maps, fname)
     return [label_func(f) for f in files], encoder, maps

@@ -334,9 +334,9 @@ def show_maps(
     titles=None, # of the two images; by default their shares of the logit
     axs=None # two matplotlib axes; by default a new figure
 ): # the axes
-    "Show both maps of a pair on one scale"
+    "Show both maps of a pair on one scale: fully coloured is what one pixel in a hundred of either image exceeds"
     if axs is None: axs = plt.subplots(ncols=2, figsize=(5.6,3))[1]
-    pix = [resize_map(m[i:i+1], t.shape[-2:]).abs().max().item() for m,t in ((maps.a,t1), (maps.b,t2))]
+    pix = [resize_map(m[i:i+1], t.shape[-2:]).abs().flatten().quantile(0.99).item() for m,t in ((maps.a,t1), (maps.b,t2))] # a few peaks do not make the rest pale
     titles = titles or [f'{m[i].sum().item():+.1f}' for m in (maps.a, maps.b)]
     for ax,t,m,title in zip(axs, (t1,t2), (maps.a,maps.b), titles): show_cam(t, m[i], ax, max(pix), title)
     return axs

@@ -196,11 +196,12 @@ class Views(Dataset):
 def _maps(learn, ds, first, keep, views):
     "What `keep` keeps of the maps of all images: as in validation, then augmented `views` times; and the labels"
     device = next(learn.model.parameters()).device
-    def once(dl):
+    def once(dl, split_idx):
         dl = TfmdDL.new(dl, ds, cls=TfmdDL, shuffle=False, drop_last=False)
-        done = [(keep(first(to_device(x, device)).float()).cpu().as_subclass(torch.Tensor), y.cpu().as_subclass(torch.Tensor)) for x,y in progress_bar(dl, leave=False)]
+        with ds.set_split_idx(split_idx): # the data set says whether its images are augmented (0) or not (1), whatever the loader is for
+            done = [(keep(first(to_device(x, device)).float()).cpu().as_subclass(torch.Tensor), y.cpu().as_subclass(torch.Tensor)) for x,y in progress_bar(dl, leave=False)]
         return [torch.cat(o) for o in zip(*done)]
-    with evaluating(learn.model), torch.no_grad(): xs,ys = zip(*(once(o) for o in [learn.dls.valid] + [learn.dls.train]*views))
+    with evaluating(learn.model), torch.no_grad(): xs,ys = zip(*(once(*o) for o in [(learn.dls.valid, 1)] + [(learn.dls.train, 0)]*views))
     return torch.stack(xs),ys[0]
 
 class _Still(nn.Module):
