@@ -2,7 +2,8 @@
 
     FASTAI_HOME=... python bench/recipe.py --weights mobilenet_v2.pth --cache folder
 
-Known and new breeds as in quality.py, seed 0 by default. Trials that fell behind on one of the two were not always finished on the other.
+Known and new breeds as in quality.py, seed 0 by default, but with one mistake: when these trials were run, the images searched for and among were augmented as in training,
+so all figures are lower than those of quality.py, and can be compared with one another only. Trials that fell behind on one of the two were not always finished on the other.
 The csv was written while the code grew (the later rows without validation after each epoch, which drew batches of its own): a rerun gives other digits.
 """
 import argparse, csv, time
