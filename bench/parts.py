@@ -1,6 +1,6 @@
 """Measures maps on drawings whose parts are known: writes bench/parts.csv.
 
-    python bench/parts.py [--seeds 42 0 1]
+    python bench/parts.py [--seeds 42 0 1 --networks patchnet convnet]
 
 Finders of doodle pets that have learned ears, or coats; each held-out drawing is explained together with its best match of the same ears (coat). Energy is the share of the positive
 evidence on the part that carries the label, pointing whether the strongest place lies on it, 'near' whether on it or within 3 % of the image's side (the pointing game as first played
@@ -28,10 +28,11 @@ def wider(mask): return binary_dilation(mask, iterations=round(0.03*len(mask)))
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--seeds', type=int, nargs='+', default=(42, 0, 1))
+    p.add_argument('--networks', nargs='+', default=('patchnet', 'convnet'))
     p.add_argument('--out', type=Path, default=here/'parts.csv')
     a = p.parse_args()
     with open(a.out, 'w', newline='') as f: csv.writer(f).writerow(('network', 'seed', 'label', 'method', 'measure', 'value', 'n'))
-    for network, seed in [('patchnet', o) for o in a.seeds] + [('convnet', a.seeds[0])]:
+    for network, seed in [(n, o) for n in a.networks for o in (a.seeds if n == 'patchnet' else a.seeds[:1])]:
         for label in ('ears', 'coat'):
             finder, held_out, measures = doodle_finder(label, seed=seed, progress=False, mixed=network == 'patchnet')
             shift = place_shift(finder.model.encoder)
