@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torchvision.models import mobilenet_v2, resnet18, squeezenet1_0
 
-from similarity_finder.cam import exact_maps, hirescam_maps, pair_maps, place_matrix
+from similarity_finder.cam import encoder_maps, exact_maps, hirescam_maps, pair_maps, place_matrix
 from similarity_finder.classifier import create_encoder, n_channels
 from similarity_finder.siamese import PairHead, SiameseModel
 
@@ -68,7 +68,7 @@ def test_a_moved_pattern_moves_its_evidence():
     torch.manual_seed(3)
     model = shake(SiameseModel(nn.Conv2d(3, 8, 1), PairHead(8, 16)))
     x = torch.rand(1,3,5,5)
-    here, there = (pair_maps(model, o, x) for o in (x, x.roll((1,2), (2,3))))
+    here, there = (exact_maps(model.head, *encoder_maps(model, o, x)) for o in (x, x.roll((1,2), (2,3))))
     torch.testing.assert_close(here.a.roll((1,2), (1,2)), there.a, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(here.b, there.b, atol=1e-5, rtol=1e-4)
 
