@@ -102,9 +102,9 @@ def measure(encoder, gallery, queries, n_pairs, steps, note):
         masks = [prep.mask(pets_mask(o)).numpy() for o in pair]
         A, B = encoder_maps(model, x[:1], x[1:])
         ways = of_head | {k: (lambda head, A, B, f=f: f(model, x[:1], x[1:])) for k, f in image_methods.items() if k != 'occlusion' or n in few}
-        maps = {k: f(head, A, B).placed(shift) if k in of_head else f(head, A, B) for k, f in ways.items()}
-        for c, mask in zip(of_head['exact'](head, A, B)[:2], masks): add('exact, even grid', 'energy', energy_inside(c[0], mask)); add('exact, even grid', 'pointing', pointing_game(c[0], mask))
-        for k, m in maps.items():
+        cells = {k: f(head, A, B) for k, f in ways.items()}
+        maps = {k: m.placed(shift) if k in of_head else m for k, m in cells.items()}
+        for k, m in (maps | {'exact, even grid': cells['exact']}).items():
             for c, mask in zip((m.a[0], m.b[0]), masks): add(k, 'energy', energy_inside(c, mask)); add(k, 'pointing', pointing_game(c, mask))
             if k in ('exact', 'hirescam', 'fine', 'gradcam'): add(k, 'residual', m.residual().abs().item())
         for mask in masks: add('uniform', 'energy', mask.mean()); add('uniform', 'pointing', mask.mean())

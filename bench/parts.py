@@ -3,8 +3,8 @@
     python bench/parts.py [--seeds 42 0 1 --networks patchnet convnet]
 
 Finders of doodle pets that have learned ears, or coats; each held-out drawing is explained together with its best match of the same ears (coat). Energy is the share of the positive
-evidence on the part that carries the label, pointing whether the strongest place lies on it, 'near' whether on it or within 3 % of the image's side (the pointing game as first played
-grants 15 pixels, Zhang et al. 2016, arXiv 1608.00507, section 4.1; photographs there are some 500 wide); means over both images of the pairs. Networks: 'patchnet' sees 19 x 19 of 96 pixels,
+evidence on the part that carries the label, pointing whether the strongest place lies on it, 'near' whether on it or within 3 % of the image's side (the pointing game
+is played with a tolerance of 15 pixels on photographs of some 500: tolerance=15 in github.com/ruthcfong/pointing_game); means over both images of the pairs. Networks: 'patchnet' sees 19 x 19 of 96 pixels,
 and each trait of its drawings is by lot; 'convnet' (first seed only) sees 75 of 64, and its drawings are of breeds. 'activation', 'centre' and 'uniform' as in explain.py.
 """
 import argparse, csv

@@ -202,8 +202,7 @@ def train(p, caches, **cfg):
     for o in tail.parameters(): o.requires_grad_(True)
     tail = tail.to(memory_format=torch.channels_last)
     if c['still']: tail = Still(tail)
-    with torch.no_grad(): nf = tail.eval()(plain[:1].float()).shape[1]
-    bs = min(c['bs'], len(tr))
+    nf, bs = 1280, min(c['bs'], len(tr))
     embed, classify = c['loss'] in ('supcon', 'ms'), c['loss'] == 'classifier'
     head = Metric(nf) if embed else create_head(nf, int(y.max())+1) if classify else PairHead(nf, c['n_hidden'], c['pool'], c['drop'], metric=c['metric'], symmetric=c['symmetric'])
     net = Net(tail, head, int(y.max())+1 if c['ce'] else 0, nf)

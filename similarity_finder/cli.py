@@ -42,11 +42,12 @@ def train(
             raise ValueError(f'{out} holds something else than a finder: choose a new folder for --out')
         files,how = images_of([images]),labeller_of(labels)
         typer.echo(f'{len(files)} images in {images}. Loading fastai ...', err=as_json)
+        from similarity_finder.classifier import own_archs
         from similarity_finder.data import GroupSplitter
         from similarity_finder.show import draw_matches,draw_reasons
         from similarity_finder.train import train_finder
         splitter = None if groups is None else GroupSplitter(labeller_of(groups), valid_pct, how, seed)
-        finder,held_out,measures = train_finder(files, how, _arch(arch), pretrained and weights is None and arch not in ('convnet','patchnet'), weights, size, epochs,
+        finder,held_out,measures = train_finder(files, how, _arch(arch), pretrained and weights is None and arch not in own_archs, weights, size, epochs,
                                                 siamese_epochs, fine_tune, valid_pct, seed=seed, num_workers=workers, on_error='raise' if strict else 'skip', splitter=splitter)
         finder.save(out, info=dict(measures=measures, seed=seed, size=size))
         shown = held_out[::max(1, len(held_out)//4)][:4]
@@ -54,14 +55,14 @@ def train(
         draw_matches(finder.search(shown, k=6), pictures[0], how)
         draw_reasons(finder, shown, pictures[1], how)
         measures = measures | dict(seconds=round(time.time()-start, 1))
-        answer['json'] = dict(finder=str(out), measures=measures, pictures=[str(p) for p in pictures])
+        answer['json'] = dict(finder=str(out), measures=measures, held_out=[str(f) for f in held_out], pictures=[str(p) for p in pictures])
         answer['text'] = (f'\nOn held-out images:\n{table_of(measures)}\n\nFinder in {out}. Pictures:\n  {pictures[0]}  held-out queries and their nearest images\n'
                           f'  {pictures[1]}  which parts of both images speak for "same"')
 
 def _arch(name):
     "The function that makes a network, or timm's name"
-    from similarity_finder.classifier import convnet,patchnet
-    if name in ('convnet','patchnet'): return dict(convnet=convnet, patchnet=patchnet)[name]
+    from similarity_finder.classifier import own_archs
+    if name in own_archs: return own_archs[name]
     if name.startswith('timm:'): return name[5:]
     from torchvision.models import get_model_builder,list_models
     if name not in list_models(): raise ValueError(f"torchvision has no network {name!r}; for one of timm write 'timm:{name}'")

@@ -17,7 +17,7 @@ from torch import nn
 from fastai.vision.learner import add_head
 
 from . import __version__
-from .classifier import Classifier,convnet,patchnet,create_encoder,evaluating
+from .classifier import Classifier,create_encoder,evaluating,own_archs
 from .data import LabelError,PatternLabeller,TableLabeller,parent_label
 from .encode import PairEncoder
 from .gallery import Gallery
@@ -33,8 +33,6 @@ def describe_encoder(
     "What `build_encoder` needs"
     return getattr(encoder, 'recipe', None) or dict(arch=f'custom:{type(encoder).__name__}', cut=None)
 
-_own = {'convnet': convnet, 'patchnet': patchnet}
-
 def build_encoder(
     recipe:dict, # from `describe_encoder`
     make=None # a function that gives the encoder, if it is not one of torchvision, of timm or of this library
@@ -43,7 +41,7 @@ def build_encoder(
     if make is not None: return make()
     where,_,name = recipe['arch'].partition(':')
     if where == 'timm': return create_encoder(name, pretrained=False)
-    if where == 'similarity_finder' and name in _own: return create_encoder(_own[name], pretrained=False, cut=recipe['cut'])
+    if where == 'similarity_finder' and name in own_archs: return create_encoder(own_archs[name], pretrained=False, cut=recipe['cut'])
     if where == 'torchvision':
         from torchvision.models import get_model_builder
         return create_encoder(get_model_builder(name), pretrained=False, cut=recipe['cut'])
