@@ -57,7 +57,7 @@ class Batches:
     device = torch.device('cpu')
 
 
-def train(x, y, method='ours', seed=0, epochs=2, bs=128, k=4, lr=1e-2, width=48, n_hidden=64, wd=0.05, turn=True, p=(0., 0.2)):
+def train(x, y, method='ours', seed=0, epochs=12, bs=128, k=4, lr=1e-2, width=48, n_hidden=64, wd=0.05, turn=True, p=(0., 0.2)):
     "Trains on drawings (N, 1, h, w) of characters `y`; gives `score(images, images)`"
     set_seed(seed, reproducible=True)
     if turn: x, y = turned(x, y)
@@ -93,6 +93,7 @@ def train(x, y, method='ours', seed=0, epochs=2, bs=128, k=4, lr=1e-2, width=48,
         learn.fit_one_cycle(epochs, lr)
     seconds = time.time()-start
     model.eval()
+    if method == 'ours': head.damp() # as `train_finder` does
     @torch.no_grad()
     def vectors(x): return torch.cat([o for o in (model[0](o) for o in x.split(256))])
     @torch.no_grad()

@@ -170,7 +170,7 @@ def sampled_pairs(labels, n, rng):
     return first + [partner(i) for i in first]
 
 
-default = dict(loss='pairs', tail=2, views='both', bs=64, k=4, epochs=12, lr=1e-3, lr_enc=4e-4, n_hidden=512, drop=(0.25,0.5), pool='concat', metric=True, symmetric=True,
+default = dict(loss='pairs', tail=2, views='both', bs=64, k=4, epochs=12, lr=1e-3, lr_enc=4e-4, n_hidden=512, drop=(0.25,0.5), pool='concat', share=0.5, metric=True, symmetric=True,
                still=True, ema=0., ema_start=0., wd=0.1, ce=0., smooth=0., pct_start=0.25, hard=0., rank=0., rank_e=0., detach=False, apart=False, zero=True, tau=0.1)
 
 
@@ -237,6 +237,7 @@ def train(p, caches, **cfg):
         torch.save(net.state_dict(), fname)
     seconds = time.process_time()-start
     net.eval()
+    if isinstance(head, PairHead): head.damp(c['share']) # nothing to damp without a metric term
     A = features(net.tail, plain) if c['tail'] else plain
     with torch.no_grad():
         if embed or classify: e = net.head(A.float()) if embed else F.normalize(net.head[:-1](A.float())); score = lambda q, g: e[q] @ e[g].T

@@ -87,7 +87,7 @@ def place_evidence(
 # %% ../nbs/03_cam.ipynb #fc2c8727
 def _place_vectors(head, A):
     "Each place's vector M·A_i, and the length of their mean: (N, h*w, C) and (N, 1, 1)"
-    a = torch.einsum('dc,ncp->npd', head.M, A.flatten(2))
+    a = head.project(A.flatten(2).mT)
     return a,a.mean(1, keepdim=True).norm(dim=2, keepdim=True).clamp_min(1e-12)
 
 def average_image(
@@ -105,7 +105,7 @@ def place_matrix(
 )->torch.Tensor: # (N, h*w, h'*w'), summing to the metric term of the logit if counted from zero
     "What each place of one image, together with each place of the other, brings into the metric term"
     (a,na),(b,nb) = _place_vectors(head, A),_place_vectors(head, B)
-    m = head.M @ average_image(head)*average
+    m = head.project(average_image(head))*average
     return head.alpha*((a-m) @ (b-m).mT)/(na*nb)/(a.shape[1]*b.shape[1])
 
 def metric_evidence(
@@ -115,7 +115,7 @@ def metric_evidence(
     baseline:torch.Tensor # (C,), mean features of the average image, or zeros
 )->tuple: # (N, h, w), (N, h', w') and (N,): both maps and the intercept of the metric term
     "The metric term place by place: half of what a pair of places brings in to each image's account, counted from the average image on"
-    (a,na),(b,nb),m = _place_vectors(head, A),_place_vectors(head, B),head.M @ baseline
+    (a,na),(b,nb),m = _place_vectors(head, A),_place_vectors(head, B),head.project(baseline)
     a,b,scale = a-m,b-m,head.alpha/(na*nb)[:,0,0]
     # the pairs of places, summed over the other image; then each place with the average image
     maps = [((x @ y.mean(1, keepdim=True).mT)[...,0]/2 + x @ m)*scale[:,None]/x.shape[1] for x,y in ((a,b), (b,a))]
@@ -246,10 +246,10 @@ def fine_maps(
     model:nn.Module, # a `SiameseModel`
     x1:torch.Tensor, # (N, 3, H, W), first images as the network sees them
     x2:torch.Tensor, # (N, 3, H', W'), second images
-    scale:float=9/7, # how much larger they are looked at
-    mirror:bool=True # average with the mirrored views
+    scale:float=8/7, # how much larger they are looked at
+    mirror:bool=False # average with the mirrored views: twice the time
 )->PairMaps: # of four times as many cells as the enlarged images have, adding up to the mean logit of the views
-    "Exact maps of enlarged images, averaged over both and their mirrored views"
+    "Exact maps of enlarged images, if wished averaged over both and their mirrored views"
     if scale <= 0: raise ValueError(f'scale, how much larger the images are looked at, is above 0, not {scale}')
     x1,x2 = (F.interpolate(x, scale_factor=scale, mode='bicubic', align_corners=False) for x in (x1, x2))
     shift = place_shift(model.encoder)

@@ -69,8 +69,7 @@ class PairHead(nn.Module):
     @property
     def alpha(self): return self.log_alpha.exp() if self.delta is not None else 0.
 
-    @property
-    def M(self): return torch.eye(self.nf, device=self.delta.device, dtype=self.delta.dtype) + 0.1*self.delta
+    def project(self, x): return x + 0.1*(x @ self.delta.T) # (..., C), M times each vector
 
     def extra_repr(self): return f'nf={self.nf}, n_hidden={self.n_hidden}, pool={self.pool_name!r}, metric={self.delta is not None}, symmetric={self.symmetric}'
 
@@ -83,7 +82,7 @@ def vectors(self:PairHead,
     "The vectors of each image alone"
     if A.ndim != 4 or A.shape[1] != self.nf: raise ValueError(f'maps of shape (N, {self.nf}, h, w) are needed, got {tuple(A.shape)}')
     p = self.pool(A.detach() if apart else A).flatten(1)
-    e = A.new_zeros(len(A), 0) if self.delta is None else F.normalize(A.mean((2,3)) @ self.M.T)
+    e = A.new_zeros(len(A), 0) if self.delta is None else F.normalize(self.project(A.mean((2,3))))
     return PairVectors(self.U(self.drop1(self.bn_q(p))), self.V(self.drop1(self.bn_g(p))), e)
 
 # %% ../nbs/02_head.ipynb #10fd3c07
@@ -137,6 +136,19 @@ def forward(self:PairHead,
     if A.shape[1:] != B.shape[1:]: return self.pair_logit(self.vectors(A), self.vectors(B)) # maps of different sizes
     both = self.vectors(torch.cat([A, B]))
     return self.pair_logit(both.rows(slice(len(A))), both.rows(slice(len(A), None)))
+
+# %% ../nbs/02_head.ipynb #a90eb0ab
+@patch
+@torch.no_grad()
+def damp(self:PairHead,
+    share:float=0.5 # how much of the article's term is to count, from 0 to 1
+)->PairHead: # itself
+    "Let the article's term count less, its mean over the training pairs staying where it is; a head without a metric term has nothing else and stays as it is"
+    if not 0 <= share <= 1: raise ValueError(f'share, how much of the term is to count, is from 0 to 1, not {share}')
+    if self.delta is None: return self
+    self.w.bias += (1-share)*(self.w.weight @ self.bn2.bias) # the mean of the batch normalisation's output is its bias
+    self.w.weight *= share
+    return self
 
 # %% ../nbs/02_head.ipynb #767ee1d0
 def _copy_bn(to, source, part=slice(None)):

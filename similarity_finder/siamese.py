@@ -218,7 +218,8 @@ def fit_head(self:SiameseLearner,
     seed:int=42, # of augmentation, of the order of the batches and of dropout
     blocks:int=0, # of the encoder, counted from its end, that learn with the head; their maps are kept in memory
     views:int=0, # augmented views of each image, beside the image as it is
-    lr_blocks:float=4e-4 # highest learning rate of those blocks
+    lr_blocks:float=4e-4, # highest learning rate of those blocks
+    share:float=0.5 # how much the article's term of the head counts afterwards, see `PairHead.damp`
 )->SiameseLearner: # itself
     "Train the head, and the encoder's last blocks if wished, on all pairs; the other blocks see each view of an image once"
     if not isinstance(self.dls.train, AllPairsDL): raise ValueError("fit_head trains on all pairs of a batch: use siamese_dls(..., pairs='all')")
@@ -237,6 +238,7 @@ def fit_head(self:SiameseLearner,
                         splitter=siamese_splitter if blocks else trainable_params)
         with nullcontext() if hasattr(self, 'progress') else learn.no_bar(): learn.fit_one_cycle(n_epoch, np.array([lr_blocks, lr]) if blocks else lr)
         for o,grad in was: o.requires_grad_(grad)
+    self.model.head.damp(share)
     return self
 
 # %% ../nbs/02_siamese.ipynb #bdcdafea

@@ -70,7 +70,9 @@ def train_finder(
     slearn = siamese_learner(siamese_dls(files, label_func, **common), encoder=clearn.model[0], n_hidden=n_hidden or (512 if start else 128), seed=seed)
     with _told(slearn, progress):
         if start: _fit_last(slearn, siamese_epochs, size, len(files), seed)
-        else: slearn.fine_tune(siamese_epochs or 8, 6e-3, freeze_epochs=2, lr_mult=3)
+        else:
+            slearn.fine_tune(siamese_epochs or 8, 6e-3, freeze_epochs=2, lr_mult=3)
+            slearn.model.head.damp()
     with _told(clearn, False), _told(slearn, False):
         measures = dict(classifier_accuracy=clearn.validate()[1], pair_auc=slearn.validate()[2])
     finder = SimilarityFinder(clearn, slearn, files[train], label_func, num_workers=num_workers, progress=progress)
