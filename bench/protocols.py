@@ -229,9 +229,9 @@ def train(p, caches, **cfg):
         with torch.no_grad():
             i = class_batches(labels, bs, k, random.Random(0))[:bs]
             head.eval(); head.fit_metric(head.vectors(tail.eval()(plain[tr[i]].float())).e, y[i])
-    start, key = time.process_time(), hashlib.sha256(json.dumps([p.name, p.seed, cfg], sort_keys=True).encode()).hexdigest()[:12]
+    start, key = time.process_time(), hashlib.sha256(json.dumps([p.name, p.seed, {k: v for k, v in cfg.items() if k != 'share'}], sort_keys=True).encode()).hexdigest()[:12]
     fname = caches.folder/f'net_{p.name}_{p.seed}_{key}.pt' # trained once
-    if fname.exists(): net.load_state_dict(torch.load(fname))
+    if (kept := fname.exists()): net.load_state_dict(torch.load(fname))
     else:
         silent(learner(loss), c['epochs'], np.array([c['lr_enc'], c['lr']]) if c['tail'] else c['lr'], pct_start=c['pct_start'])
         torch.save(net.state_dict(), fname)
@@ -246,7 +246,7 @@ def train(p, caches, **cfg):
             score = lambda q, g: torch.cat([net.head.all_logits(vec.rows(q[i:i+16]), vec.rows(g)) for i in range(0, len(q), 16)])
     def scored(q, g):
         with torch.no_grad(): return score(q, g)
-    return scored, net, dict(seconds=seconds, images=c['epochs']*(len(tr)//bs*bs))
+    return scored, net, dict(seconds=seconds, images=c['epochs']*(len(tr)//bs*bs), kept=kept)
 
 
 def smooth_loss(smooth=0., hard=0., rank=0.):

@@ -53,7 +53,8 @@ def train_finder(
     num_workers:int|None=None, # processes that decode; by default fastai's choice
     progress:bool=True, # show training tables and progress bars
     on_error:str='skip', # what to do about files that cannot be used: 'skip' with a report, or 'raise'
-    splitter=None # files -> indices for training, to hold out: `GroupSplitter` keeps a patient's images on one side; by default `valid_pct` of them at random
+    splitter=None, # files -> indices for training, to hold out: `GroupSplitter` keeps a patient's images on one side; by default `valid_pct` of them at random
+    blocks:int=2 # with pretrained weights, of the encoder's last blocks, that learn with the head; 0 leaves the encoder as it is
 )->Trained:
     "Train a classifier and a siamese network, measure both, and encode the gallery"
     files,labels,_ = usable_files(files, label_func, on_error=on_error)
@@ -69,7 +70,7 @@ def train_finder(
         if start and fine_tune: clearn.unfreeze(); clearn.fit_one_cycle(fine_tune, slice(3e-5, 3e-4))
     slearn = siamese_learner(siamese_dls(files, label_func, **common), encoder=clearn.model[0], n_hidden=n_hidden or (512 if start else 128), seed=seed)
     with _told(slearn, progress):
-        if start: _fit_last(slearn, siamese_epochs, size, len(files), seed)
+        if start: _fit_last(slearn, siamese_epochs, size, len(files), seed, blocks)
         else:
             slearn.fine_tune(siamese_epochs or 8, 6e-3, freeze_epochs=2, lr_mult=3)
             slearn.model.head.damp()
@@ -81,8 +82,9 @@ def train_finder(
     finder.gallery.add(held_out, num_workers=num_workers, progress=progress)
     return Trained(finder, held_out, measures | dict(images=len(files), labels=len(set(labels)), held_out=len(held_out)))
 
-def _fit_last(learn, n_epoch, size, n_files, seed, blocks=2, views=6, budget=4e9):
+def _fit_last(learn, n_epoch, size, n_files, seed, blocks, views=6, budget=4e9):
     "Train head and last blocks on cached maps, of fewer views where those would take more than `budget` bytes; the head alone where the encoder is of one piece"
+    if not blocks: return learn.fit_head(n_epoch or 30, 1e-3, seed=seed)
     try:
         first = last_blocks(learn.model.encoder, blocks)[0]
         with evaluating(first), torch.no_grad(): numbers = first(torch.zeros(1, 3, size, size, device=next(first.parameters()).device)).numel()
