@@ -4,7 +4,7 @@
 
 Finders of doodle pets that have learned ears, or coats; each held-out drawing is explained together with its best match of the same ears (coat). Energy is the share of the positive
 evidence on the part that carries the label, pointing whether the strongest place lies on it, 'near' whether on it or within 3 % of the image's side (the pointing game
-is played with a tolerance of 15 pixels on photographs of some 500: tolerance=15 in github.com/ruthcfong/pointing_game); means over both images of the pairs. Networks: 'patchnet' sees 19 x 19 of 96 pixels,
+is played with a tolerance of 15 pixels on photographs of some 500: tolerance=15 in github.com/ruthcfong/pointing_game); means over both images of the pairs, for `exact` those of each label as well ('pointing, floppy'). Networks: 'patchnet' sees 19 x 19 of 96 pixels,
 and each trait of its drawings is by lot; 'convnet' (first seed only) sees 75 of 64, and its drawings are of breeds. 'activation', 'centre' and 'uniform' as in explain.py.
 """
 import argparse, csv
@@ -48,6 +48,7 @@ def main():
                     for c, mask in zip((o.a[0], o.b[0]), masks):
                         for what, v in (('energy', energy_inside(c, mask)), ('pointing', pointing_game(c, mask)), ('near', pointing_game(c, wider(mask)))):
                             out.setdefault((k, what), []).append(v)
+                            if k == 'exact' and what != 'energy': out.setdefault((k, f'{what}, {how(q)}'), []).append(v)
                 for mask in masks:
                     for what in ('energy', 'pointing'): out.setdefault(('uniform', what), []).append(mask.mean())
                     out.setdefault(('uniform', 'near'), []).append(wider(mask).mean())
