@@ -84,13 +84,14 @@ def train_finder(
 
 def _fit_last(learn, n_epoch, size, n_files, seed, blocks, views=6, budget=4e9):
     "Train head and last blocks on cached maps, of fewer views where those would take more than `budget` bytes; the head alone where the encoder is of one piece"
-    if not blocks: return learn.fit_head(n_epoch or 30, 1e-3, seed=seed)
     try:
         first = last_blocks(learn.model.encoder, blocks)[0]
         with evaluating(first), torch.no_grad(): numbers = first(torch.zeros(1, 3, size, size, device=next(first.parameters()).device)).numel()
         views = min(views, int(budget/(2*numbers*n_files)) - 1) # of float16
-    except ValueError: views = -1 # it cannot be cut
-    if views < 0: return learn.fit_head(n_epoch or 30, 1e-3, seed=seed)
+    except ValueError as e:
+        warnings.warn(f'{e}: the head alone learns')
+        blocks = 0
+    if not blocks or views < 0: return learn.fit_head(n_epoch or 30, 1e-3, seed=seed)
     return learn.fit_head(n_epoch or 12, 1e-3, bs=64, blocks=blocks, views=views, seed=seed)
 
 def _told(learn, progress):
