@@ -106,11 +106,14 @@ class Net(nn.Module):
         self.cls = nn.Sequential(nn.Dropout(drop), nn.Linear(nf, n_classes)) if n_classes else None
     def forward(self, x):
         A = self.tail(x)
+        if self.training and self.before is not None: # how much the images resembled each other
+            with torch.no_grad(): self.was = F.normalize(self.before[0](x).mean((2,3)))
         if isinstance(self.head, PairHead):
             v = self.head.vectors(A, self.detach)
             out, self.e = self.head.all_logits(PairVectors(v.u, v.v, v.e.detach()) if self.apart else v), v.e # the loss asks for `e`
         else: out = self.head(A)
         return (out, self.cls(A.mean((2,3)))) if self.cls is not None else out
+    before = None # the tail as it was, in a list: none of its weights is the network's
     detach = apart = False # the article's term, and the metric term's cross-entropy, pass no gradient on to the encoder
 
 
@@ -158,6 +161,13 @@ def metric_loss(name):
     return lambda e, y: loss(e, y, mine(e, y))
 
 
+def distillation(cosines, before, tau=0.1):
+    "How far a batch's resemblances are from what they were before the training: the mean divergence of the softmaxes of its cosines, as in arXiv 2009.08348, equation 2"
+    others = ~torch.eye(len(cosines), dtype=torch.bool)
+    now, was = ((o[others].view(len(o), -1)/tau).log_softmax(1) for o in (cosines, before))
+    return F.kl_div(now, was, log_target=True, reduction='batchmean')
+
+
 def sampled_pairs(labels, n, rng):
     "As the article: n images at random, then a partner for each, of the same class or of another with equal chance"
     by = {}
@@ -171,7 +181,7 @@ def sampled_pairs(labels, n, rng):
 
 
 default = dict(loss='pairs', tail=2, views='both', bs=64, k=4, epochs=12, lr=1e-3, lr_enc=4e-4, n_hidden=512, drop=(0.25,0.5), pool='concat', share=0.5, metric=True, symmetric=True,
-               still=True, ema=0., ema_start=0., wd=0.1, ce=0., smooth=0., pct_start=0.25, hard=0., rank=0., rank_e=0., detach=False, apart=False, zero=True, tau=0.1)
+               still=True, ema=0., ema_start=0., wd=0.1, ce=0., smooth=0., pct_start=0.25, hard=0., rank=0., rank_e=0., detach=False, apart=False, zero=True, tau=0.1, distill=0.)
 
 
 class Caches:
@@ -207,6 +217,7 @@ def train(p, caches, **cfg):
     head = Metric(nf) if embed else create_head(nf, int(y.max())+1) if classify else PairHead(nf, c['n_hidden'], c['pool'], c['drop'], metric=c['metric'], symmetric=c['symmetric'])
     net = Net(tail, head, int(y.max())+1 if c['ce'] else 0, nf)
     net.detach, net.apart = c['detach'] or c['apart'], c['apart']
+    if c['distill']: net.before = [copy.deepcopy(tail)]
     if c['metric'] and c['zero'] and isinstance(head, PairHead): nn.init.zeros_(head.w.weight)
     labels, rng, k = y.tolist(), random.Random(p.seed), c['k']
     if c['loss'] == 'sampled':
@@ -218,7 +229,7 @@ def train(p, caches, **cfg):
     base = metric_loss(c['loss']) if embed else partial(F.cross_entropy, label_smoothing=0.1) if classify else (lambda z, y: pair(z, (y[:len(y)//2] == y[len(y)//2:]).long())) if c['loss'] == 'sampled' else \
            smooth_loss(c['smooth'], c['hard'], c['rank'])
     def loss(out, y):
-        if c['rank_e']: return base(out, y) + c['rank_e']*contrastive(net.e @ net.e.T, y, c['tau'])
+        if c['rank_e']: return base(out, y) + c['rank_e']*contrastive(cosines := net.e @ net.e.T, y, c['tau']) + (c['distill']*distillation(cosines, net.was @ net.was.T) if c['distill'] else 0)
         if not isinstance(out, tuple): return base(out, y)
         return base(out[0], y) + c['ce']*F.cross_entropy(out[1], y, label_smoothing=0.1)
     cbs = [Average(c['ema'], c['ema_start'])] if c['ema'] else []

@@ -5,16 +5,20 @@
 Known and new breeds as in quality.py, seed 0 by default, but the trials up to 'apart, 2e-4' with one mistake: when they were run, the images searched for and among were augmented as in training,
 so all their figures are lower than those of quality.py, and can be compared with one another only. Trials that fell behind on one of the two were not always finished on the other.
 Those rows were written while the code grew (the later ones without validation after each epoch, which drew batches of its own): a rerun gives other digits.
-The last four trials are without that mistake, with seeds 0 to 2; they differ in nothing but what is read from one network:
+The trials from 'full' on are without that mistake, with seeds 0 to 2; the first four of them differ in nothing but what is read from one network:
 
     python bench/recipe.py ... --seeds 0 1 2 --trials full half quarter nothing
+    python bench/recipe.py ... --seeds 0 1 2 --trials 4e-4 8e-4 "distilled 1, 4e-4" "distilled 0.3, 8e-4" "distilled 1, 8e-4" "distilled 0.3, 18 epochs" "distilled 1, 24 epochs" "distilled 0.5, 24 epochs"
+    python bench/recipe.py ... --seeds 3 4 5 --trials 4e-4 "distilled 1, 4e-4" "distilled 0.3, 24 epochs" "distilled 1, 24 epochs"
+    python bench/recipe.py ... --seeds 0 1 2 3 4 5 --trials raw "head alone" "4e-4, 24 epochs" "two networks, 1:1" "two networks, 2:1" "two networks, 24 epochs"
 """
 import argparse, csv, time
 from pathlib import Path
-import torch
+import numpy as np, torch, torch.nn.functional as F
 from protocols import Caches, Protocol, photographs, train
 
 here = Path(__file__).parent
+apart = {'loss': 'pairs', 'rank_e': 1., 'apart': True}
 # name -> (what it is in a few words, settings that differ from `protocols.default`)
 trials = {
     'frozen': ('encoder as it is, head on all pairs, 32 images a batch, 30 epochs', {'zero': False, 'tail': 0, 'views': 'plain', 'bs': 32, 'epochs': 30, 'lr_enc': 0.0001}),
@@ -43,8 +47,41 @@ trials = {
     'half': ('one half: the default', {'loss': 'pairs', 'rank_e': 1.0, 'apart': True, 'share': 0.5}),
     'quarter': ('a quarter', {'loss': 'pairs', 'rank_e': 1.0, 'apart': True, 'share': 0.25}),
     'nothing': ('nothing: the cosine of the metric term', {'loss': 'pairs', 'rank_e': 1.0, 'apart': True, 'share': 0.}),
+    # from here on it counts half: what a distillation of the encoder as it was does to known and to new breeds
+    '4e-4': ('4e-4, 12 epochs, none: the default', {**apart, 'share': 0.5}),
+    '8e-4': ('8e-4, 12 epochs, none', {**apart, 'share': 0.5, 'lr_enc': 8e-4}),
+    'distilled 1, 4e-4': ('4e-4, 12 epochs, 1', {**apart, 'share': 0.5, 'distill': 1.}),
+    'distilled 0.3, 8e-4': ('8e-4, 12 epochs, 0.3', {**apart, 'share': 0.5, 'distill': 0.3, 'lr_enc': 8e-4}),
+    'distilled 1, 8e-4': ('8e-4, 12 epochs, 1', {**apart, 'share': 0.5, 'distill': 1., 'lr_enc': 8e-4}),
+    'distilled 0.3, 18 epochs': ('8e-4, 18 epochs, 0.3', {**apart, 'share': 0.5, 'distill': 0.3, 'lr_enc': 8e-4, 'epochs': 18}),
+    'distilled 1, 24 epochs': ('8e-4, 24 epochs, 1', {**apart, 'share': 0.5, 'distill': 1., 'lr_enc': 8e-4, 'epochs': 24}),
+    'distilled 0.5, 24 epochs': ('8e-4, 24 epochs, 0.5', {**apart, 'share': 0.5, 'distill': 0.5, 'lr_enc': 8e-4, 'epochs': 24}),
+    '4e-4, 24 epochs': ('4e-4, 24 epochs, none', {**apart, 'share': 0.5, 'epochs': 24}),
+    'distilled 0.3, 24 epochs': ('8e-4, 24 epochs, 0.3', {**apart, 'share': 0.5, 'distill': 0.3, 'lr_enc': 8e-4, 'epochs': 24}),
+}
+alone = {**apart, 'share': 0.5, 'tail': 0, 'views': 'plain', 'bs': 32, 'epochs': 30}
+trials |= {
+    'raw': ('raw features', None),
+    'head alone': ('the head alone, 30 epochs', alone),
+    'two networks, 1:1': ('the mean of the logits of the default and of the head alone, each divided by its spread', {**apart, 'share': 0.5, 'beside': alone, 'weight': 1/2}),
+    'two networks, 2:1': ('the same, the default counting twice', {**apart, 'share': 0.5, 'beside': alone, 'weight': 1/3}),
+    'two networks, 24 epochs': ('the mean of 24 epochs at 4e-4 and of the head alone', {**apart, 'share': 0.5, 'epochs': 24, 'beside': alone, 'weight': 1/2}),
 }
 header = ['trial', 'what', 'protocol', 'seed', 'measure', 'value']
+
+
+def scores_of(p, caches, changes):
+    "Scores of the protocol's pairs by one network, by the untrained encoder, or by two networks"
+    if changes is None:
+        raw = F.normalize(caches('plain', 0)[0].float().mean((2,3)))
+        return p.scores_of(lambda q, g: raw[q] @ raw[g].T), dict(kept=True)
+    changes = {'share': 1., **changes}
+    beside, weight = changes.pop('beside', None), changes.pop('weight', 0)
+    score, _, info = train(p, caches, **changes)
+    s = p.scores_of(score)
+    if beside is None: return s, info
+    o, pairs = scores_of(p, caches, beside)[0], s > -np.inf
+    return np.where(pairs, (1-weight)*s/s[pairs].std() + weight*o/o[pairs].std(), -np.inf), dict(kept=True)
 
 
 def main():
@@ -68,8 +105,8 @@ def main():
                 what, changes = trials[name]
                 if (name, protocol, str(seed)) in {(r['trial'], r['protocol'], r['seed']) for r in csv.DictReader(open(a.out))}: continue
                 start = time.process_time()
-                score, _, info = train(p, caches, **{'share': 1., **changes})
-                values = p.measures(p.scores_of(score)) | ({} if info['kept'] else {'CPU seconds': time.process_time()-start})
+                scores, info = scores_of(p, caches, changes)
+                values = p.measures(scores) | ({} if info['kept'] else {'CPU seconds': time.process_time()-start})
                 with open(a.out, 'a', newline='') as f: csv.writer(f).writerows([name, what, protocol, seed, k, f'{v:.5f}'] for k, v in values.items())
                 print(name, protocol, seed, {k: round(float(v), 4) for k, v in values.items()}, flush=True)
 
