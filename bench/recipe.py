@@ -9,7 +9,7 @@ The trials from 'full' on are without that mistake, with seeds 0 to 2; the first
 
     python bench/recipe.py ... --seeds 0 1 2 --trials full half quarter nothing
     python bench/recipe.py ... --seeds 0 1 2 --trials 4e-4 8e-4 "distilled 1, 4e-4" "distilled 0.3, 8e-4" "distilled 1, 8e-4" "distilled 0.3, 18 epochs" "distilled 1, 24 epochs" "distilled 0.5, 24 epochs"
-    python bench/recipe.py ... --seeds 3 4 5 --trials 4e-4 "distilled 1, 4e-4" "distilled 0.3, 24 epochs" "distilled 1, 24 epochs"
+    python bench/recipe.py ... --seeds 3 4 5 --trials 4e-4 "distilled 1, 4e-4" "distilled 0.3, 24 epochs" "distilled 1, 24 epochs" "SupCon, 24 epochs" "SupCon at 2e-4, 24 epochs"
     python bench/recipe.py ... --seeds 0 1 2 3 4 5 --trials raw "head alone" "4e-4, 24 epochs" "two networks, 1:1" "two networks, 2:1" "two networks, 24 epochs"
 """
 import argparse, csv, time
@@ -61,6 +61,8 @@ trials = {
 }
 alone = {**apart, 'share': 0.5, 'tail': 0, 'views': 'plain', 'bs': 32, 'epochs': 30}
 trials |= {
+    'SupCon, 24 epochs': ('SupCon, 4e-4, 24 epochs', {'loss': 'supcon', 'epochs': 24}),
+    'SupCon at 2e-4, 24 epochs': ('SupCon, 2e-4, 24 epochs', {'loss': 'supcon', 'lr_enc': 2e-4, 'epochs': 24}),
     'raw': ('raw features', None),
     'head alone': ('the head alone, 30 epochs', alone),
     'two networks, 1:1': ('the mean of the logits of the default and of the head alone, each divided by its spread', {**apart, 'share': 0.5, 'beside': alone, 'weight': 1/2}),
