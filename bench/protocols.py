@@ -229,7 +229,9 @@ def train(p, caches, **cfg):
     base = metric_loss(c['loss']) if embed else partial(F.cross_entropy, label_smoothing=0.1) if classify else (lambda z, y: pair(z, (y[:len(y)//2] == y[len(y)//2:]).long())) if c['loss'] == 'sampled' else \
            smooth_loss(c['smooth'], c['hard'], c['rank'])
     def loss(out, y):
-        if c['rank_e']: return base(out, y) + c['rank_e']*contrastive(cosines := net.e @ net.e.T, y, c['tau']) + (c['distill']*distillation(cosines, net.was @ net.was.T) if c['distill'] else 0)
+        if c['rank_e'] or c['distill']: # of the metric term
+            cosines = net.e @ net.e.T
+            return base(out, y) + (c['rank_e']*contrastive(cosines, y, c['tau']) if c['rank_e'] else 0) + (c['distill']*distillation(cosines, net.was @ net.was.T) if c['distill'] else 0)
         if not isinstance(out, tuple): return base(out, y)
         return base(out[0], y) + c['ce']*F.cross_entropy(out[1], y, label_smoothing=0.1)
     cbs = [Average(c['ema'], c['ema_start'])] if c['ema'] else []
