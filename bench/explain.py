@@ -4,7 +4,7 @@
 
 mobilenet_v2 with ImageNet weights; the siamese network's head and the encoder's last two blocks are trained on the training images (three quarters of each breed) as `train_finder` does it. With --frozen, the head alone. Each held-out
 query is paired with its best match of the same breed, where both have a trimap. Energy (share of the positive evidence on the animal) and pointing game are means over both
-images of all pairs. On --pairs of them: areas under the deletion and insertion curves of P(same), agreement with occlusion, agreement with the map of the network after all its weights were put
+images of all pairs ('occlusion' and 'pixels': of some). On --pairs of them: areas under the deletion and insertion curves of P(same), agreement with occlusion, agreement with the map of the network after all its weights were put
 in another order ('scrambled'), and what is missing to the logit ('residual'). Rows to hold the maps against: 'exact, even grid' draws every place in its cell of an even grid, 'mean maximum' counts maxima from their mean on, 'activation' is the length of the encoder's vector at
 each place, which knows nothing of the partner; 'centre' is a bump in the middle of the image, and 'uniform' the mask's share. Methods 'enlarged' look at images enlarged as 'fine' enlarges them (which is
 'exact, enlarged'); 'fine, mirrored' enlarges them more, and averages with the mirrored images. Seconds are medians for scoring a pair, and for scoring and explaining it.
@@ -106,14 +106,14 @@ def measure(encoder, gallery, queries, n_pairs, steps, note):
         masks = [prep.mask(pets_mask(o)).numpy() for o in pair]
         A, B = encoder_maps(model, x[:1], x[1:])
         large = encoder_maps(model, enlarged(x[:1]), enlarged(x[1:]))
-        ways = of_head | {k: (lambda head, A, B, f=f: f(model, x[:1], x[1:])) for k, f in image_methods.items() if k != 'occlusion' or n in few}
+        ways = of_head | {k: (lambda head, A, B, f=f: f(model, x[:1], x[1:])) for k, f in image_methods.items() if k not in ('occlusion', 'pixels') or n in few}
         cells = {k: f(head, A, B) for k, f in ways.items()}
         maps = {k: m.placed(shift) if k in of_head else m for k, m in cells.items()}
         maps |= {f'{k}, enlarged': of_head[k](head, *large).placed(shift) for k in ('hirescam', 'gradcam', 'mean maximum', 'activation')}
         maps['fine, mirrored'] = fine_maps(model, x[:1], x[1:], scale=9/7, mirror=True)
         for k, m in (maps | {'exact, even grid': cells['exact']}).items():
             for c, mask in zip((m.a[0], m.b[0]), masks): add(k, 'energy', energy_inside(c, mask)); add(k, 'pointing', pointing_game(c, mask))
-            if k in ('exact', 'hirescam', 'fine', 'fine, mirrored', 'gradcam'): add(k, 'residual', m.residual().abs().item())
+            if k in ('exact', 'hirescam', 'fine', 'fine, mirrored', 'sharp', 'pixels', 'gradcam'): add(k, 'residual', m.residual().abs().item())
         for mask in masks: add('uniform', 'energy', mask.mean()); add('uniform', 'pointing', mask.mean())
         if n not in few: continue
         with torch.no_grad(): v = model.vectors(x)
@@ -125,10 +125,10 @@ def measure(encoder, gallery, queries, n_pairs, steps, note):
                 def score(y): return head.probability(head.pair_logit(model.vectors(y), PairVectors(*(t[1-i:2-i].expand(len(y), -1) for t in v))))
                 for mode in ('deletion', 'insertion'): add(k, mode, perturbation_curve(score, x[i], c, mode, steps=steps).area)
                 if k != 'occlusion': add(k, 'agrees with occlusion', map_agreement(o, c))
-            if k in ('exact', 'gradcam', 'hirescam', 'fine'):
+            if k in ('exact', 'gradcam', 'hirescam', 'fine', 'sharp', 'pixels'):
                 other = of_head[k](mixed.head, C, D).placed(shift) if k in of_head else image_methods[k](mixed, x[:1], x[1:])
                 add(k, 'scrambled', np.mean([map_agreement(m.a[0], other.a[0]), map_agreement(m.b[0], other.b[0])]))
-        for k, f in {'scoring': lambda: model(x[:1], x[1:]), **{k: (lambda k=k: pair_maps(model, x[:1], x[1:], k)) for k in ('exact', 'gradcam', 'fine', 'occlusion')},
+        for k, f in {'scoring': lambda: model(x[:1], x[1:]), **{k: (lambda k=k: pair_maps(model, x[:1], x[1:], k)) for k in ('exact', 'gradcam', 'fine', 'sharp', 'pixels', 'occlusion')},
                      'fine, mirrored': lambda: fine_maps(model, x[:1], x[1:], scale=9/7, mirror=True)}.items():
             start = time.perf_counter()
             with torch.no_grad(): f()

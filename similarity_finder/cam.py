@@ -7,8 +7,8 @@ Docs: https://similarity-finder.github.io/similarity_finder/cam.html.md"""
 # %% auto #0
 __all__ = ['cam_methods', 'image_methods', 'Hook', 'PairMaps', 'place_evidence', 'average_image', 'place_matrix',
            'metric_evidence', 'hidden_evidence', 'exact_maps', 'hirescam_maps', 'gradcam_maps', 'weights_maps',
-           'encoder_maps', 'occlusion_maps', 'fine_maps', 'pair_maps', 'contrast_maps', 'to_tensor', 'overlay',
-           'show_cam', 'show_maps']
+           'encoder_maps', 'occlusion_maps', 'fine_maps', 'pixel_maps', 'sharp_maps', 'pair_maps', 'contrast_maps',
+           'to_tensor', 'overlay', 'show_cam', 'show_maps']
 
 # %% ../nbs/03_cam.ipynb #cbf2e811
 from typing import NamedTuple
@@ -20,8 +20,10 @@ import torch.nn.functional as F
 from torch import nn
 from fastcore.basics import patch
 from fastai.torch_core import show_image
+from scipy.ndimage import gaussian_filter
 
 from .classifier import evaluating
+from .faithfulness import blurred
 from .places import place_shift,resize_map
 from .preprocess import Preprocess
 from .siamese import PairHead,PairVectors,SiameseModel,pair_model
@@ -259,15 +261,70 @@ def fine_maps(
         n = exact_maps(model.head, *encoder_maps(model, x1.flip(3), x2.flip(3))).placed(shift)
     return PairMaps((m.a + n.a.flip(2))/2, (m.b + n.b.flip(2))/2, (m.intercept + n.intercept)/2, (m.logit + n.logit)/2, 'fine')
 
-image_methods = {'fine': fine_maps, 'occlusion': occlusion_maps}
+# %% ../nbs/03_cam.ipynb #835fb3f6
+def pixel_maps(
+    model:nn.Module, # a `SiameseModel`
+    x1:torch.Tensor, # (N, 3, H, W), first images as the network sees them
+    x2:torch.Tensor, # (N, 3, H', W'), second images
+    steps:int=8, # on the way from the blurred image to the image, each a pass forward and one back
+    blur:float=0.07, # standard deviation of the Gaussian that blurs, as a share of the image's longer side
+    smooth:float=0.015 # of the Gaussian that smoothes the maps, likewise; 0 leaves them as they are
+)->PairMaps: # of H x W and of H' x W' pixels, adding up to the logit as far as `steps` go
+    "Integrated gradients from the blurred image to the image, for each of the two with its partner as it is"
+    if steps < 1: raise ValueError(f'steps, how many there are to the image, is 1 or more, not {steps}')
+    A,B = encoder_maps(model, x1, x2)
+    first,second = (lambda X, i: model.head(X, B[i:i+1].expand(len(X), -1, -1, -1))),(lambda X, i: model.head(A[i:i+1].expand(len(X), -1, -1, -1), X))
+    with evaluating(model):
+        with torch.no_grad(): logit = model.head(A, B)
+        a,b = ([_integrated(model.encoder, lambda X: score(X, i), o, steps, blur, smooth) for i,o in enumerate(x)] for x,score in ((x1, first), (x2, second)))
+    maps,base = zip(*(map(torch.stack, zip(*o)) for o in (a,b)))
+    return PairMaps(maps[0]/2, maps[1]/2, (base[0] + base[1])/2, logit, 'pixels')
+
+def _integrated(encoder, score, x, steps, blur, smooth):
+    "(H, W): an image's evidence, and (): the score of the blurred image"
+    base = blurred(x, max(blur*max(x.shape[-2:]), 1e-3))
+    way = (torch.arange(steps, device=x.device)+0.5)/steps
+    xs = torch.lerp(base, x, way.view(-1, 1, 1, 1)).requires_grad_()
+    with torch.enable_grad(): grad = torch.autograd.grad(score(encoder(xs).float()).sum(), xs)[0]
+    with torch.no_grad(): start = score(encoder(base[None]).float())[0]
+    m = ((x-base)*grad.mean(0)).sum(0)
+    return torch.as_tensor(gaussian_filter(m.cpu().numpy(), smooth*max(m.shape))).to(m),start # keeps the sum
+
+# %% ../nbs/03_cam.ipynb #7f9284bf
+def sharp_maps(
+    model:nn.Module, # a `SiameseModel`
+    x1:torch.Tensor, # (N, 3, H, W), first images as the network sees them
+    x2:torch.Tensor, # (N, 3, H', W'), second images
+    reach:float=0.08, # standard deviation of the Gaussian that evidence is moved within, as a share of the image's longer side
+    steps:int=4, # of the integrated gradients, as in `pixel_maps`: here they need not add up
+    blur:float=0.07, # as in `pixel_maps`
+    smooth:float=0.015 # of the integrated gradients, likewise
+)->PairMaps: # of H x W and of H' x W' pixels, adding up to the logit
+    "Exact maps whose evidence is moved to the pixels near each place that made it"
+    if reach <= 0: raise ValueError(f'reach, how far evidence is moved, is a share of the image above 0, not {reach}')
+    pixels,shift = pixel_maps(model, x1, x2, steps, blur, smooth),place_shift(model.encoder)
+    with evaluating(model): m = exact_maps(model.head, *encoder_maps(model, x1, x2))
+    a,b = (_moved(resize_map(o, p.shape[-2:], shift), p, reach) for o,p in ((m.a, pixels.a), (m.b, pixels.b)))
+    return m._replace(a=a, b=b, method='sharp')
+
+def _moved(m, pixels, reach):
+    "(N, H, W): the evidence of `m`, of each sign, moved to the pixels nearby that have evidence of that sign"
+    sigma = reach*max(m.shape[-2:])
+    near = lambda o: gaussian_filter(o, (0, sigma, sigma)) # symmetric, also at the borders
+    e,d = (o.double().cpu().numpy() for o in (m, pixels))
+    floor = 0.003*np.abs(d).max((1,2), keepdims=True) + 1e-12 # where there is none nearby, it stays about where it is
+    out = sum(sign*(w := np.clip(sign*d, 0, None) + floor)*near(np.clip(sign*e, 0, None)/near(w)) for sign in (1,-1))
+    return torch.as_tensor(out).to(m)
 
 # %% ../nbs/03_cam.ipynb #e332a4f5
+image_methods = {'fine': fine_maps, 'sharp': sharp_maps, 'pixels': pixel_maps, 'occlusion': occlusion_maps}
+
 def pair_maps(
     model:nn.Module, # a `SiameseModel`; also one with the article's head
     x1:torch.Tensor, # (N, 3, H, W), first images as the network sees them
     x2:torch.Tensor, # (N, 3, H', W'), second images
     method:str='exact', # a key of `cam_methods` or of `image_methods`
-    size=None # of the maps: (height, width), one number for both, or None for four times as many cells as the encoder has (occlusion: as many as it hides)
+    size=None # of the maps: (height, width), one number for both, or None for four times as many cells as the encoder has (occlusion: as many as it hides; sharp and pixels: the image's)
 )->PairMaps:
     "Which places of both images speak for \"same\" (positive) and against it"
     model = pair_model(model)

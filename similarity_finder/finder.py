@@ -183,7 +183,7 @@ def search(self:SimilarityFinder,
 def explain(self:SimilarityFinder,
     fn, # an image file or an open image
     match, # another; or a `Match`
-    method:str='exact', # how to make the maps: 'exact', 'fine' (sharper, of the enlarged images), or another key of `cam_methods` or `image_methods`
+    method:str='exact', # how to make the maps: 'exact', 'fine' (finer, of the enlarged images), 'sharp' (down to pixels), or another key of `cam_methods` or `image_methods`
     against=None, # explain why `match` rather than these images (a file, or a list); 'typical': 16 images of the gallery taken at random
     seed:int=42 # of the choice of typical images
 )->Explanation:

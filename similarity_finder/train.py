@@ -15,9 +15,11 @@ from typing import NamedTuple
 import torch
 from fastai.data.transforms import RandomSplitter
 from fastai.torch_core import set_seed
+from fastai.vision.augment import aug_transforms
 from torchvision.models import resnet34
 
 from . import __file__ as package
+from .augment import PatchErasing
 from .classifier import classifier_dls,classifier_learner,convnet,evaluating,patchnet
 from .data import label_func,usable_files
 from .doodle import doodle_home,doodle_label,doodle_pets
@@ -54,7 +56,8 @@ def train_finder(
     progress:bool=True, # show training tables and progress bars
     on_error:str='skip', # what to do about files that cannot be used: 'skip' with a report, or 'raise'
     splitter=None, # files -> indices for training, to hold out: `GroupSplitter` keeps a patient's images on one side; by default `valid_pct` of them at random
-    blocks:int=2 # with pretrained weights, of the encoder's last blocks, that learn with the head; 0 leaves the encoder as it is
+    blocks:int=2, # with pretrained weights, of the encoder's last blocks, that learn with the head; 0 leaves the encoder as it is
+    erase:bool=False # hide patches of the training images, so that no label rests on one part alone, or on what is missing: better explanations where labels are small parts
 )->Trained:
     "Train a classifier and a siamese network, measure both, and encode the gallery"
     files,labels,_ = usable_files(files, label_func, on_error=on_error)
@@ -63,7 +66,7 @@ def train_finder(
     set_seed(seed, reproducible=True)
     train,valid = (splitter or RandomSplitter(valid_pct, seed))(files)
     if not len(train) or not len(valid): raise ValueError(f'of {len(files)} files the splitter leaves {len(train)} to train on and {len(valid)} to hold out: some of both are needed')
-    common = dict(size=size, seed=seed, num_workers=num_workers, splitter=lambda _: (train, valid))
+    common = dict(size=size, seed=seed, num_workers=num_workers, splitter=lambda _: (train, valid), batch_tfms=[*aug_transforms(), PatchErasing()] if erase else None)
     clearn = classifier_learner(classifier_dls(files, label_func, bs=bs or (32 if start else 16), **common), arch, pretrained, weights, seed=seed)
     with _told(clearn, progress):
         clearn.fit_one_cycle(epochs or (4 if start else 24), 3e-3 if start else 1e-2)
@@ -125,18 +128,20 @@ def doodle_finder(
     siamese_epochs:int=8, # of the siamese network
     seed:int=42, # of the drawings and of everything random in the training
     progress:bool=True, # show training tables and progress bars
-    mixed:bool|None=None # draw each trait by lot, so that only the trait itself tells its label; by default for a label that is one trait of the animal
+    mixed:bool|None=None, # draw each trait by lot, so that only the trait itself tells its label; by default for a label that is one trait of the animal
+    erase:bool|None=None # hide patches of the training images; by default if they are mixed
 )->Trained: # its finder has no learners: it was read from the folder it is kept in
     "A finder of doodle pets, trained once and kept under ~/.cache/similarity_finder or $SIMILARITY_FINDER_HOME"
     if mixed is None: mixed = label not in ('breed','background') and not plant
+    if erase is None: erase = mixed
     arch,size = (patchnet,96) if mixed else (convnet,64) # small parts decide, and can be pointed at
     files,how = doodle_pets(n=n or (48 if mixed else 24), size=96, plant=plant, breeds=breeds, seed=seed, progress=progress, mixed=mixed),doodle_label(label)
-    recipe = [str(files[0].parent), label, epochs, siamese_epochs, seed]
+    recipe = [str(files[0].parent), label, epochs, siamese_epochs, seed, erase]
     code = [p.read_bytes() for p in sorted(Path(package).parent.glob('*.py'))] # another version may train another finder
     place = doodle_home()/f'doodle_finder_{hashlib.sha256(b"".join([json.dumps(recipe).encode(), *code])).hexdigest()[:12]}'
     try: info = read_description(place)['info']
     except StoreError:
-        trained = train_finder(files, how, arch, False, size=size, epochs=epochs, siamese_epochs=siamese_epochs, seed=seed, num_workers=0, progress=progress)
+        trained = train_finder(files, how, arch, False, size=size, epochs=epochs, siamese_epochs=siamese_epochs, seed=seed, num_workers=0, progress=progress, erase=erase)
         info = dict(measures=trained.measures, held_out=[str(f) for f in trained.held_out])
         trained.finder.save(place, info)
     finder = SimilarityFinder.load(place)
