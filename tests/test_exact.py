@@ -42,7 +42,7 @@ def test_maps_and_intercept_sum_to_the_logit(encoder, pool, metric):
     with torch.no_grad():
         logit = model(x1, x2)
         A, B = model.encoder(x1), model.encoder(x2)
-    for method in ('exact', 'hirescam'):
+    for method in ('exact', 'hirescam', 'sharp'):
         maps = pair_maps(model, x1, x2, method)
         total = maps.a.sum((1,2)) + maps.b.sum((1,2)) + maps.intercept
         torch.testing.assert_close(total, logit, atol=1e-4, rtol=1e-5)
@@ -71,6 +71,25 @@ def test_a_moved_pattern_moves_its_evidence():
     here, there = (exact_maps(model.head, *encoder_maps(model, o, x)) for o in (x, x.roll((1,2), (2,3))))
     torch.testing.assert_close(here.a.roll((1,2), (1,2)), there.a, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(here.b, there.b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize('at', [(12,9), (5,16)])
+def test_sharp_maps_point_at_the_dot_that_all_places_around_it_see(at):
+    "Each place sees 5 x 5 pixels, so 25 places see a dot, and each has a 25th of the evidence; all of it is the dot's doing"
+    box = nn.Conv2d(3, 1, 5, padding=2, bias=False)
+    nn.init.ones_(box.weight)
+    head = PairHead(1, 1, 'avg', metric=False).eval()
+    for lin in (head.U, head.V, head.w): nn.init.ones_(lin.weight)
+    nn.init.ones_(head.U.bias); nn.init.zeros_(head.w.bias)
+    x = torch.zeros(1,3,25,25)
+    x[:,:,at[0],at[1]] = 1
+    model = SiameseModel(nn.Sequential(box, nn.ReLU()), head)
+    exact, sharp = exact_maps(head, *encoder_maps(model, x, x)), pair_maps(model, x, x, 'sharp')
+    total = exact.a.sum()
+    torch.testing.assert_close(exact.a[0,at[0]-2:at[0]+3,at[1]-2:at[1]+3], (total/25).expand(5, 5))
+    torch.testing.assert_close(sharp.a.sum(), total)
+    assert divmod(sharp.a[0].argmax().item(), 25) == at
+    assert sharp.a[0,at[0]-1:at[0]+2,at[1]-1:at[1]+2].sum() > 0.8*total
 
 
 def test_evidence_is_what_occlusion_by_the_average_costs():
