@@ -58,11 +58,11 @@ def draw_reasons(
     fname:Path|None=None, # picture to write; None: leave the figure open
     label_func=label_func # file -> label, to colour wrong matches; files without a label are fine
 ): # the figure
-    "One row a query: the query and its nearest image, then the evidence in both"
+    "One row a query: the query and its nearest image, then the evidence in both, down to pixels"
     fig,axs = plt.subplots(len(queries), 4, figsize=(6.4, 1.95*len(queries)), squeeze=False)
     for row,q in zip(axs, queries):
         m,truth = finder.search(q, k=1)[0],_label(q, label_func)
-        why = finder.explain(q, m)
+        why = finder.explain(q, m, method='sharp')
         for ax,t,title in zip(row, why.tensors, (f'query\n{truth or Path(q).name}', f'{m.probability:.1%} similar\n{m.label or m.file.name}')):
             ax.imshow(t.permute(1,2,0)); ax.axis('off'); ax.set_title(title, fontsize=8)
         if truth not in (None, m.label): row[1].title.set_color('#c1272d')
