@@ -311,10 +311,10 @@ def _moved(m, pixels, reach):
     "(N, H, W): the evidence of `m`, of each sign, moved to the pixels nearby that have evidence of that sign"
     sigma = reach*max(m.shape[-2:])
     near = lambda o: gaussian_filter(o, (0, sigma, sigma)) # symmetric, also at the borders
-    e,d = (o.double().cpu().numpy() for o in (m, pixels))
+    e,d = (o.cpu().double().numpy() for o in (m, pixels))
     floor = 0.003*np.abs(d).max((1,2), keepdims=True) + 1e-12 # where there is none nearby, it stays about where it is
     out = sum(sign*(w := np.clip(sign*d, 0, None) + floor)*near(np.clip(sign*e, 0, None)/near(w)) for sign in (1,-1))
-    return torch.as_tensor(out).to(m)
+    return torch.as_tensor(out, dtype=m.dtype).to(m.device)
 
 # %% ../nbs/03_cam.ipynb #e332a4f5
 image_methods = {'fine': fine_maps, 'sharp': sharp_maps, 'pixels': pixel_maps, 'occlusion': occlusion_maps}
