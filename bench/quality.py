@@ -6,7 +6,7 @@ Known breeds: a quarter of each breed's photographs held out; they are the queri
 held out of all training; each of their photographs is a query among all the others of those breeds. Fixed pairs, as in fastai's siamese tutorial:
 each held-out photograph of a known breed with one other, half of them of the same breed; drawn ten times. Unseen characters: Omniglot.
 
-The augmented views that the networks learn from are drawn once, before the splits. Other versions and machines draw others, so the photographs were run twice: `--name "pets again"`, with another --cache.
+The augmented views that the networks learn from are drawn once, before the splits. The photographs were run twice, on two machines, each with views of its own: `--name "pets again"`, with another --cache.
 The recipe was chosen on splits of the photographs by seeds 0 to 2; those by seeds 3 to 5 are only measured.
 All methods see the same images, start from the same encoder and encode the same number of images while they train.
 Calibration: on known breeds each half of the queries is measured with what the other half fitted; on new breeds each half of the breeds, halved ten times (the mean), and each breed with what all

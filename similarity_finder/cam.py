@@ -271,24 +271,25 @@ def pixel_maps(
     smooth:float=0.015 # of the Gaussian that smoothes the maps, likewise; 0 leaves them as they are
 )->PairMaps: # of H x W and of H' x W' pixels, adding up to the logit as far as `steps` go
     "Integrated gradients from the blurred image to the image, for each of the two with its partner as it is"
-    if steps < 1: raise ValueError(f'steps, how many there are to the image, is 1 or more, not {steps}')
     A,B = encoder_maps(model, x1, x2)
-    first,second = (lambda X, i: model.head(X, B[i:i+1].expand(len(X), -1, -1, -1))),(lambda X, i: model.head(A[i:i+1].expand(len(X), -1, -1, -1), X))
-    with evaluating(model):
-        with torch.no_grad(): logit = model.head(A, B)
-        a,b = ([_integrated(model.encoder, lambda X: score(X, i), o, steps, blur, smooth) for i,o in enumerate(x)] for x,score in ((x1, first), (x2, second)))
-    maps,base = zip(*(map(torch.stack, zip(*o)) for o in (a,b)))
-    return PairMaps(maps[0]/2, maps[1]/2, (base[0] + base[1])/2, logit, 'pixels')
+    (a,b),starts = _integrated(model, x1, x2, A, B, steps, blur, smooth)
+    with evaluating(model), torch.no_grad(): logit,base = model.head(A, B),(model.head(model.encoder(starts[0]).float(), B) + model.head(A, model.encoder(starts[1]).float()))/2
+    return PairMaps(a/2, b/2, base, logit, 'pixels')
 
-def _integrated(encoder, score, x, steps, blur, smooth):
-    "(H, W): an image's evidence, and (): the score of the blurred image"
-    base = blurred(x, max(blur*max(x.shape[-2:]), 1e-3))
-    way = (torch.arange(steps, device=x.device)+0.5)/steps
-    xs = torch.lerp(base, x, way.view(-1, 1, 1, 1)).requires_grad_()
-    with torch.enable_grad(): grad = torch.autograd.grad(score(encoder(xs).float()).sum(), xs)[0]
-    with torch.no_grad(): start = score(encoder(base[None]).float())[0]
-    m = ((x-base)*grad.mean(0)).sum(0)
-    return torch.as_tensor(gaussian_filter(m.cpu().numpy(), smooth*max(m.shape))).to(m),start # keeps the sum
+def _integrated(model, x1, x2, A, B, steps, blur, smooth):
+    "The evidence in the images, (N, H, W) and (N, H', W'), and the blurred images that it is counted from"
+    if steps < 1: raise ValueError(f'steps, how many there are to the image, is 1 or more, not {steps}')
+    way = ((torch.arange(steps, device=x1.device)+0.5)/steps).view(-1, 1, 1, 1)
+    maps,starts = ([],[]),([],[])
+    for i in range(len(x1)):
+        for k,(x,score) in enumerate([(x1[i], lambda X: model.head(X, B[i:i+1].expand(len(X), -1, -1, -1))), (x2[i], lambda X: model.head(A[i:i+1].expand(len(X), -1, -1, -1), X))]):
+            base = blurred(x, max(blur*max(x.shape[-2:]), 1e-3))
+            xs = torch.lerp(base, x, way).requires_grad_()
+            with evaluating(model), torch.enable_grad(): grad = torch.autograd.grad(score(model.encoder(xs).float()).sum(), xs)[0]
+            m = ((x-base)*grad.mean(0)).sum(0)
+            maps[k].append(torch.as_tensor(gaussian_filter(m.cpu().numpy(), smooth*max(m.shape))).to(m)) # keeps the sum
+            starts[k].append(base)
+    return [tuple(map(torch.stack, o)) for o in (maps, starts)]
 
 # %% ../nbs/03_cam.ipynb #7f9284bf
 def sharp_maps(
@@ -302,9 +303,10 @@ def sharp_maps(
 )->PairMaps: # of H x W and of H' x W' pixels, adding up to the logit
     "Exact maps whose evidence is moved to the pixels near each place that made it"
     if reach <= 0: raise ValueError(f'reach, how far evidence is moved, is a share of the image above 0, not {reach}')
-    pixels,shift = pixel_maps(model, x1, x2, steps, blur, smooth),place_shift(model.encoder)
-    with evaluating(model): m = exact_maps(model.head, *encoder_maps(model, x1, x2))
-    a,b = (_moved(resize_map(o, p.shape[-2:], shift), p, reach) for o,p in ((m.a, pixels.a), (m.b, pixels.b)))
+    A,B = encoder_maps(model, x1, x2)
+    pixels,_ = _integrated(model, x1, x2, A, B, steps, blur, smooth)
+    with evaluating(model): m,shift = exact_maps(model.head, A, B),place_shift(model.encoder)
+    a,b = (_moved(resize_map(o, p.shape[-2:], shift), p, reach) for o,p in zip((m.a, m.b), pixels))
     return m._replace(a=a, b=b, method='sharp')
 
 def _moved(m, pixels, reach):
