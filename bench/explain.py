@@ -4,12 +4,12 @@
 
 mobilenet_v2 with ImageNet weights; the siamese network's head and the encoder's last two blocks are trained on the training images (three quarters of each breed) as `train_finder` does it. With --frozen, the head alone. Each held-out
 query is paired with its best match of the same breed, where both have a trimap. Energy (share of the positive evidence on the animal) and pointing game are means over both
-images of all pairs ('occlusion' and 'pixels': of some). On --pairs of them: areas under the deletion and insertion curves of P(same), agreement with occlusion, agreement with the map of the network after all its weights were put
+images of all pairs ('occlusion', 'pixels' and 'expected', which counts from 48 images of the gallery: of some). On --pairs of them: areas under the deletion and insertion curves of P(same), agreement with occlusion, agreement with the map of the network after all its weights were put
 in another order ('scrambled'), and what is missing to the logit ('residual'). Rows to hold the maps against: 'exact, even grid' draws every place in its cell of an even grid, 'mean maximum' counts maxima from their mean on, 'activation' is the length of the encoder's vector at
 each place, which knows nothing of the partner; 'centre' is a bump in the middle of the image, and 'uniform' the mask's share. Methods 'enlarged' look at images enlarged as 'fine' enlarges them (which is
 'exact, enlarged'); 'fine, mirrored' enlarges them more, and averages with the mirrored images. Seconds are medians for scoring a pair, and for scoring and explaining it.
 """
-import argparse, csv, time
+import argparse, csv, random, time
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from fastai.data.transforms import TrainTestSplitter
@@ -17,7 +17,7 @@ from fastai.torch_core import set_seed
 from torchvision.models import mobilenet_v2
 from common import here
 from similarity_finder import cam
-from similarity_finder.cam import PairMaps, cam_methods, encoder_maps, fine_maps, image_methods, pair_maps
+from similarity_finder.cam import PairMaps, cam_methods, encoder_maps, expected_maps, fine_maps, image_methods, pair_maps
 from similarity_finder.data import label_func, pets, pets_mask
 from similarity_finder.encode import PairEncoder
 from similarity_finder.faithfulness import energy_inside, map_agreement, perturbation_curve, pointing_game, scrambled
@@ -79,25 +79,28 @@ def main():
     p.add_argument('--pairs', type=int, default=12, help='how many pairs to measure deletion, insertion and occlusion on; the masks are held against all')
     p.add_argument('--steps', type=int, default=8, help='of the deletion and insertion curves')
     p.add_argument('--frozen', action='store_true', help='the encoder stays as it is')
+    p.add_argument('--only', nargs='+', default=(), help='methods to measure; their rows are added to what the file has')
     p.add_argument('--out', type=Path, default=here/'explain.csv')
     a = p.parse_args()
     files = pets()
     labels = [label_func(f) for f in files]
-    with open(a.out, 'w', newline='') as f: csv.writer(f).writerow(('seed', 'method', 'measure', 'value', 'n'))
+    if not a.only or not a.out.exists():
+        with open(a.out, 'w', newline='') as f: csv.writer(f).writerow(('seed', 'method', 'measure', 'value', 'n'))
     for seed in a.seeds:
         def note(method, measure, values):
             values = np.asarray(values, dtype=float)
             with open(a.out, 'a', newline='') as f: csv.writer(f).writerow((seed, method, measure, f'{np.nanmean(values):.5g}', len(values)))
             print(f'seed {seed}  {method:14} {measure:22} {np.nanmean(values):.4f}  ({len(values)})', flush=True)
-        measure(*trained(files, labels, a.weights, seed, a.frozen), a.pairs, a.steps, note)
+        measure(*trained(files, labels, a.weights, seed, a.frozen), a.pairs, a.steps, note, a.only)
 
 
-def measure(encoder, gallery, queries, n_pairs, steps, note):
+def measure(encoder, gallery, queries, n_pairs, steps, note, only=()):
     model, prep, out, times = encoder.model, encoder.prep, {}, {}
     head, mixed, shift = model.head, scrambled(model), place_shift(model.encoder)
     logits = gallery.scores(queries.vectors)
-    note('-', 'auc', [roc_auc(logits, queries.labels, gallery.labels)])
-    note('-', 'map@r', [map_at_r(logits, queries.labels, gallery.labels)])
+    if only: print('auc', roc_auc(logits, queries.labels, gallery.labels)) # as in the file, if it is the same network
+    else: note('-', 'auc', [roc_auc(logits, queries.labels, gallery.labels)]); note('-', 'map@r', [map_at_r(logits, queries.labels, gallery.labels)])
+    background = prep(random.Random(0).sample(list(gallery.files), 48))
     def add(method, measure, value): out.setdefault((method, measure), []).append(value)
     pairs = list(best_pairs(gallery, queries))
     few = set(range(0, len(pairs), max(1, len(pairs)//n_pairs)))
@@ -106,30 +109,33 @@ def measure(encoder, gallery, queries, n_pairs, steps, note):
         masks = [prep.mask(pets_mask(o)).numpy() for o in pair]
         A, B = encoder_maps(model, x[:1], x[1:])
         large = encoder_maps(model, enlarged(x[:1]), enlarged(x[1:]))
-        ways = of_head | {k: (lambda head, A, B, f=f: f(model, x[:1], x[1:])) for k, f in image_methods.items() if k not in ('occlusion', 'pixels') or n in few}
-        cells = {k: f(head, A, B) for k, f in ways.items()}
-        maps = {k: m.placed(shift) if k in of_head else m for k, m in cells.items()}
-        maps |= {f'{k}, enlarged': of_head[k](head, *large).placed(shift) for k in ('hirescam', 'gradcam', 'mean maximum', 'activation')}
-        maps['fine, mirrored'] = fine_maps(model, x[:1], x[1:], scale=9/7, mirror=True)
-        for k, m in (maps | {'exact, even grid': cells['exact']}).items():
+        ways = {k: (lambda f=f: f(head, A, B).placed(shift)) for k, f in of_head.items()}
+        ways |= {k: (lambda f=f: f(model, x[:1], x[1:])) for k, f in image_methods.items() if k not in ('occlusion', 'pixels') or n in few}
+        ways |= {f'{k}, enlarged': (lambda f=of_head[k]: f(head, *large).placed(shift)) for k in ('hirescam', 'gradcam', 'mean maximum', 'activation')}
+        ways |= {'fine, mirrored': lambda: fine_maps(model, x[:1], x[1:], scale=9/7, mirror=True), 'exact, even grid': lambda: of_head['exact'](head, A, B)}
+        if n in few: ways['expected'] = lambda: expected_maps(model, x[:1], x[1:], background)
+        maps = {k: f() for k, f in ways.items() if not only or k in only or k == 'occlusion'}
+        for k, m in maps.items():
+            if only and k not in only: continue
             for c, mask in zip((m.a[0], m.b[0]), masks): add(k, 'energy', energy_inside(c, mask)); add(k, 'pointing', pointing_game(c, mask))
-            if k in ('exact', 'hirescam', 'fine', 'fine, mirrored', 'sharp', 'pixels', 'gradcam'): add(k, 'residual', m.residual().abs().item())
-        for mask in masks: add('uniform', 'energy', mask.mean()); add('uniform', 'pointing', mask.mean())
+            if k in ('exact', 'hirescam', 'fine', 'fine, mirrored', 'sharp', 'pixels', 'expected', 'gradcam'): add(k, 'residual', m.residual().abs().item())
+        for mask in masks if not only else (): add('uniform', 'energy', mask.mean()); add('uniform', 'pointing', mask.mean())
         if n not in few: continue
         with torch.no_grad(): v = model.vectors(x)
         occlusion = (maps['occlusion'].a[0], maps['occlusion'].b[0])
         C, D = encoder_maps(mixed, x[:1], x[1:])
         for k, m in maps.items():
-            if k in ('mean maximum', 'mean maximum, enlarged', 'centre'): continue
+            if k in ('mean maximum', 'mean maximum, enlarged', 'centre', 'exact, even grid') or only and k not in only: continue
             for i, (c, o) in enumerate(zip((m.a[0], m.b[0]), occlusion)):
                 def score(y): return head.probability(head.pair_logit(model.vectors(y), PairVectors(*(t[1-i:2-i].expand(len(y), -1) for t in v))))
                 for mode in ('deletion', 'insertion'): add(k, mode, perturbation_curve(score, x[i], c, mode, steps=steps).area)
                 if k != 'occlusion': add(k, 'agrees with occlusion', map_agreement(o, c))
-            if k in ('exact', 'gradcam', 'hirescam', 'fine', 'sharp', 'pixels'):
-                other = of_head[k](mixed.head, C, D).placed(shift) if k in of_head else image_methods[k](mixed, x[:1], x[1:])
+            if k in ('exact', 'gradcam', 'hirescam', 'fine', 'sharp', 'pixels', 'expected'):
+                other = of_head[k](mixed.head, C, D).placed(shift) if k in of_head else pair_maps(mixed, x[:1], x[1:], k, background=background)
                 add(k, 'scrambled', np.mean([map_agreement(m.a[0], other.a[0]), map_agreement(m.b[0], other.b[0])]))
-        for k, f in {'scoring': lambda: model(x[:1], x[1:]), **{k: (lambda k=k: pair_maps(model, x[:1], x[1:], k)) for k in ('exact', 'gradcam', 'fine', 'sharp', 'pixels', 'occlusion')},
+        for k, f in {'scoring': lambda: model(x[:1], x[1:]), **{k: (lambda k=k: pair_maps(model, x[:1], x[1:], k, background=background)) for k in ('exact', 'gradcam', 'fine', 'sharp', 'pixels', 'expected', 'occlusion')},
                      'fine, mirrored': lambda: fine_maps(model, x[:1], x[1:], scale=9/7, mirror=True)}.items():
+            if only and k not in only: continue
             start = time.perf_counter()
             with torch.no_grad(): f()
             times.setdefault(k, []).append(time.perf_counter()-start)

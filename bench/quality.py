@@ -39,6 +39,10 @@ methods = {
     'MultiSimilarity at 2e-4': dict(loss='ms', lr_enc=2e-4),
     'default at 2e-4': dict(loss='pairs', rank_e=1., apart=True, lr_enc=2e-4),
 }
+# twice as long; those with a choice of rates choose on seeds 0 to 2
+methods |= {f'{name}, 24 epochs{at}': dict(methods[name], epochs=24, **({'lr_enc': 2e-4} if at else {}))
+            for name in ('default', 'SupCon', 'MultiSimilarity', 'classifier features', 'article, all pairs', 'article')
+            for at in ((' at 2e-4', '') if name in ('default', 'SupCon', 'MultiSimilarity') else ('',))}
 omniglot_methods = {'pixels': None, 'classifier features': 'classifier', 'article': 'sampled', 'SupCon': 'supcon', 'MultiSimilarity': 'ms',
                     'article, all pairs': 'head', 'default': 'ours'}
 

@@ -124,7 +124,7 @@ def explain(
     finder:Folder,
     query:Annotated[Path, typer.Argument(help='An image file.')],
     match:Annotated[Path|None, typer.Argument(help='Another; by default the best match in the gallery.')]=None,
-    method:Annotated[str, typer.Option(help="How to make the maps: 'exact', 'fine' (finer and slower), 'sharp' (down to pixels, slower still), 'pixels', 'hirescam', 'gradcam' or 'occlusion'.")]='exact',
+    method:Annotated[str, typer.Option(help="How to make the maps: 'exact', 'fine' (finer and slower), 'sharp' (down to pixels, slower still), 'expected' (what is missing as well, slowest), 'pixels', 'hirescam', 'gradcam' or 'occlusion'.")]='exact',
     against:Annotated[str|None, typer.Option(help="Explain why this match rather than another image: a file, or 'typical' for some of the gallery at random.")]=None,
     picture:Annotated[Path|None, typer.Option(help='Picture to write [default: similarity-finder-why.png, or none with --json].')]=None,
     no_picture:Annotated[bool, typer.Option('--no-picture', help='Draw nothing.')]=False,

@@ -100,7 +100,7 @@ def duplicates(
     source, # a finder or a gallery
     test=None, # files of one side of a split: only pairs with exactly one of them are looked for
     probability:float=0.9, # P(same) of a pair at least
-    cosine:float=0.95, # of the vectors of a pair at least
+    cosine:float=0.9, # of the vectors of a pair at least
     correlation:float=0.95, # of the pixels of a pair at least; None: leave the pixels alone
     k:int=20, # nearest images of each that are looked at
     progress:bool=True, # show a progress bar, for hundreds of pairs

@@ -127,15 +127,16 @@ def explain_pair(
     encoder:PairEncoder, # a siamese model with its preprocessing
     fn, # an image file or an open image
     match, # another
-    method:str='exact', # how to make the maps: a key of `cam_methods` or `image_methods`
-    others=() # image files or open images: explain why `match` rather than these
+    method:str='exact', # how to make the maps: a key of `cam_methods`, `image_methods` or `background_methods`
+    others=(), # image files or open images: explain why `match` rather than these
+    background=None # (R, 3, H, W), other images as the network sees them, which `background_methods` count from
 )->Explanation:
     "Which parts of both images speak for \"same\", or for `match` rather than `others`"
     prep,model,pair,others = encoder.prep,encoder.model,[fn, match],list(others)
     x,y,*rest = (prep([o]).to(encoder.device) for o in (*pair, *others))
     A,B = encoder_maps(model, x, y)
     def maps_with(y, B): # of the first image with each of R partners
-        if method not in cam_methods: return pair_maps(model, x.expand(len(y), -1, -1, -1), y, method)
+        if method not in cam_methods: return pair_maps(model, x.expand(len(y), -1, -1, -1), y, method, background=None if background is None else background.to(x))
         with evaluating(model): return cam_methods[method](model.head, A.expand(len(y), -1, -1, -1), B)
     maps = maps_with(y, B)
     with evaluating(model), torch.no_grad(): p = model.head.probability(model.head(A, B)).item()

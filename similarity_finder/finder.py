@@ -19,6 +19,7 @@ from fastai.learner import Learner
 from fastai.vision.data import get_grid
 from fastai.torch_core import show_image
 
+from .cam import background_methods
 from .calibrate import Threshold,head_calibration,store_calibration,threshold_at
 from .classifier import Classifier,class_probabilities
 from .data import ImageError,label_func,open_image
@@ -183,9 +184,9 @@ def search(self:SimilarityFinder,
 def explain(self:SimilarityFinder,
     fn, # an image file or an open image
     match, # another; or a `Match`
-    method:str='exact', # how to make the maps: 'exact', 'fine' (finer, of the enlarged images), 'sharp' (down to pixels), or another key of `cam_methods` or `image_methods`
+    method:str='exact', # how to make the maps: 'exact', 'fine' (finer, of the enlarged images), 'sharp' (down to pixels), 'expected' (what is missing as well, counted from 48 images of the gallery taken at random), or another key of `cam_methods` or `image_methods`
     against=None, # explain why `match` rather than these images (a file, or a list); 'typical': 16 images of the gallery taken at random
-    seed:int=42 # of the choice of typical images
+    seed:int=42 # of the choice of images from the gallery
 )->Explanation:
     "Which parts of both images speak for \"same\", or for this match rather than others"
     match = match.file if isinstance(match, Match) else match
@@ -195,7 +196,17 @@ def explain(self:SimilarityFinder,
         against = random.Random(seed).sample(rest, min(16, len(rest)))
     elif against is None: against = []
     elif isinstance(against, (str, Path, Image.Image)): against = [against]
-    return explain_pair(self.encoder, fn, match, method, against)
+    return explain_pair(self.encoder, fn, match, method, against, _background(self, seed) if method in background_methods else None)
+
+def _background(finder, seed, n=48):
+    "(n, 3, H, W): images of the gallery taken at random, or all of a smaller gallery; those that cannot be opened are passed over"
+    files,out = list(finder.gallery.files),[]
+    for f in random.Random(seed).sample(files, len(files)):
+        try: out.append(finder.encoder.prep([f]))
+        except ImageError: pass
+        if len(out) == n: break
+    if not out: raise ValueError('none of the images of the gallery can be opened, to count evidence from')
+    return torch.cat(out)
 
 @patch
 def similar_cams(self:SimilarityFinder,
