@@ -92,6 +92,26 @@ def test_sharp_maps_point_at_the_dot_that_all_places_around_it_see(at):
     assert sharp.a[0,at[0]-1:at[0]+2,at[1]-1:at[1]+2].sum() > 0.8*total
 
 
+@pytest.mark.parametrize('at', [(12,9), (5,16)])
+def test_expected_maps_point_at_the_dot_that_is_missing(at):
+    "A dot anywhere speaks against; half of the other images have one at one place. The image has none: its even area is evidence for, at that place alone, and no other map finds any"
+    box = nn.Conv2d(3, 1, 5, padding=2, bias=False)
+    nn.init.ones_(box.weight)
+    head = PairHead(1, 1, 'avg', metric=False).eval()
+    for lin in (head.U, head.V): nn.init.ones_(lin.weight)
+    nn.init.ones_(head.U.bias); nn.init.zeros_(head.w.bias); nn.init.constant_(head.w.weight, -1.)
+    model, x, background = SiameseModel(nn.Sequential(box, nn.ReLU()), head), torch.zeros(1,3,25,25), torch.zeros(8,3,25,25)
+    background[::2,:,at[0],at[1]] = 1
+    expected = pair_maps(model, x, x, 'expected', background=background)
+    with torch.no_grad(): loss = model(x, x) - model(background, x.expand(8, -1, -1, -1)).mean()
+    assert loss > 0.01
+    torch.testing.assert_close(expected.a.sum(), loss[0]/2)
+    torch.testing.assert_close(expected.residual(), torch.zeros(1), atol=1e-6, rtol=0)
+    assert divmod(expected.a[0].argmax().item(), 25) == at
+    assert expected.a[0,at[0]-1:at[0]+2,at[1]-1:at[1]+2].sum() > 0.8*expected.a.sum()
+    for method in ('exact', 'sharp', 'pixels'): torch.testing.assert_close(pair_maps(model, x, x, method).a, torch.zeros(1,*pair_maps(model, x, x, method).a.shape[1:]))
+
+
 def test_evidence_is_what_occlusion_by_the_average_costs():
     "In a linear head, replacing a place by the average image takes away just its evidence"
     torch.manual_seed(4)
