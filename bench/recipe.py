@@ -11,6 +11,8 @@ The trials from 'full' on are without that mistake, with several seeds; the firs
     python bench/recipe.py ... --seeds 0 1 2 --trials 4e-4 8e-4 "distilled 1, 4e-4" "distilled 0.3, 8e-4" "distilled 1, 8e-4" "distilled 0.3, 18 epochs" "distilled 1, 24 epochs" "distilled 0.5, 24 epochs"
     python bench/recipe.py ... --seeds 3 4 5 --trials 4e-4 "distilled 1, 4e-4" "distilled 0.3, 24 epochs" "distilled 1, 24 epochs" "SupCon, 24 epochs" "SupCon at 2e-4, 24 epochs"
     python bench/recipe.py ... --seeds 0 1 2 3 4 5 --trials raw "head alone" "4e-4, 24 epochs" "two networks, 1:1" "two networks, 2:1" "two networks, 24 epochs"
+
+'The default' of these trials is the one of 12 epochs at 4e-4. What followed, 24 epochs at 2e-4, is in quality.py.
 """
 import argparse, csv, time
 from pathlib import Path

@@ -28,7 +28,7 @@ def train(
     weights:Annotated[Path|None, typer.Option(help='A local file with those weights, for machines without a network.')]=None,
     size:Annotated[int, typer.Option(help='Height and width in pixels of what the networks see.', min=32)]=224,
     epochs:Annotated[int|None, typer.Option(help='Of the classifier [default: 4 with pretrained weights, else 24].', min=1)]=None,
-    siamese_epochs:Annotated[int|None, typer.Option(help='Of the siamese network [default: 12 of its head and the last blocks of the encoder with pretrained weights, else 8 of all of it].', min=1)]=None,
+    siamese_epochs:Annotated[int|None, typer.Option(help='Of the siamese network [default: 24 of its head and the last blocks of the encoder with pretrained weights, else 8 of all of it].', min=1)]=None,
     blocks:Annotated[int, typer.Option(help="Of the encoder's last blocks that learn with the head of the siamese network, with pretrained weights. 0 leaves the encoder as it is, which groups images of classes never seen better.", min=0)]=2,
     erase:Annotated[bool, typer.Option('--erase', help='Hide patches of the training images, so that no label rests on one part alone or on what is missing.')]=False,
     fine_tune:Annotated[int, typer.Option(help='Epochs of the whole classifier after those of its head, with pretrained weights.', min=0)]=0,

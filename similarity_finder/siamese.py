@@ -218,7 +218,7 @@ def fit_head(self:SiameseLearner,
     seed:int=42, # of augmentation, of the order of the batches and of dropout
     blocks:int=0, # of the encoder, counted from its end, that learn with the head; their maps are kept in memory
     views:int=0, # augmented views of each image, beside the image as it is
-    lr_blocks:float=4e-4, # highest learning rate of those blocks
+    lr_blocks:float=2e-4, # highest learning rate of those blocks
     share:float=0.5 # how much the article's term of the head counts afterwards, see `PairHead.damp`
 )->SiameseLearner: # itself
     "Train the head, and the encoder's last blocks if wished, on all pairs; the other blocks see each view of an image once"

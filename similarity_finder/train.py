@@ -45,7 +45,7 @@ def train_finder(
     weights:str|Path|None=None, # a local file with those weights, for machines without a network
     size:int=224, # height and width in pixels of what the networks see
     epochs:int|None=None, # of the classifier; by default 4 with pretrained weights, else 24
-    siamese_epochs:int|None=None, # of the siamese network; by default 12 of its head and the encoder's last two blocks with pretrained weights, else 8 of all of it
+    siamese_epochs:int|None=None, # of the siamese network; by default 24 of its head and the encoder's last two blocks with pretrained weights, else 8 of all of it
     fine_tune:int=0, # epochs of the whole classifier after those of its head, with pretrained weights
     valid_pct:float=0.2, # share of the files to hold out, between 0 and 1
     bs:int|None=None, # images a batch for the classifier; by default 32, or 16 from nothing
@@ -95,7 +95,7 @@ def _fit_last(learn, n_epoch, size, n_files, seed, blocks, views=6, budget=4e9):
         warnings.warn(f'{e}: the head alone learns')
         blocks = 0
     if not blocks or views < 0: return learn.fit_head(n_epoch or 30, 1e-3, seed=seed)
-    return learn.fit_head(n_epoch or 12, 1e-3, bs=64, blocks=blocks, views=views, seed=seed)
+    return learn.fit_head(n_epoch or 24, 1e-3, bs=64, blocks=blocks, views=views, seed=seed)
 
 def _told(learn, progress):
     "With tables and progress bars, or in silence"
