@@ -101,6 +101,7 @@ def measure(encoder, gallery, queries, n_pairs, steps, note, only=()):
     if only: print('auc', roc_auc(logits, queries.labels, gallery.labels)) # as in the file, if it is the same network
     else: note('-', 'auc', [roc_auc(logits, queries.labels, gallery.labels)]); note('-', 'map@r', [map_at_r(logits, queries.labels, gallery.labels)])
     background = prep(random.Random(0).sample(list(gallery.files), 48))
+    def wanted(method): return not only or method in only
     def add(method, measure, value): out.setdefault((method, measure), []).append(value)
     pairs = list(best_pairs(gallery, queries))
     few = set(range(0, len(pairs), max(1, len(pairs)//n_pairs)))
@@ -114,9 +115,9 @@ def measure(encoder, gallery, queries, n_pairs, steps, note, only=()):
         ways |= {f'{k}, enlarged': (lambda f=of_head[k]: f(head, *large).placed(shift)) for k in ('hirescam', 'gradcam', 'mean maximum', 'activation')}
         ways |= {'fine, mirrored': lambda: fine_maps(model, x[:1], x[1:], scale=9/7, mirror=True), 'exact, even grid': lambda: of_head['exact'](head, A, B)}
         if n in few: ways['expected'] = lambda: expected_maps(model, x[:1], x[1:], background)
-        maps = {k: f() for k, f in ways.items() if not only or k in only or k == 'occlusion'}
+        maps = {k: f() for k, f in ways.items() if wanted(k) or k == 'occlusion'}
         for k, m in maps.items():
-            if only and k not in only: continue
+            if not wanted(k): continue
             for c, mask in zip((m.a[0], m.b[0]), masks): add(k, 'energy', energy_inside(c, mask)); add(k, 'pointing', pointing_game(c, mask))
             if k in ('exact', 'hirescam', 'fine', 'fine, mirrored', 'sharp', 'pixels', 'expected', 'gradcam'): add(k, 'residual', m.residual().abs().item())
         for mask in masks if not only else (): add('uniform', 'energy', mask.mean()); add('uniform', 'pointing', mask.mean())
@@ -125,7 +126,7 @@ def measure(encoder, gallery, queries, n_pairs, steps, note, only=()):
         occlusion = (maps['occlusion'].a[0], maps['occlusion'].b[0])
         C, D = encoder_maps(mixed, x[:1], x[1:])
         for k, m in maps.items():
-            if k in ('mean maximum', 'mean maximum, enlarged', 'centre', 'exact, even grid') or only and k not in only: continue
+            if k in ('mean maximum', 'mean maximum, enlarged', 'centre', 'exact, even grid') or not wanted(k): continue
             for i, (c, o) in enumerate(zip((m.a[0], m.b[0]), occlusion)):
                 def score(y): return head.probability(head.pair_logit(model.vectors(y), PairVectors(*(t[1-i:2-i].expand(len(y), -1) for t in v))))
                 for mode in ('deletion', 'insertion'): add(k, mode, perturbation_curve(score, x[i], c, mode, steps=steps).area)
@@ -135,7 +136,7 @@ def measure(encoder, gallery, queries, n_pairs, steps, note, only=()):
                 add(k, 'scrambled', np.mean([map_agreement(m.a[0], other.a[0]), map_agreement(m.b[0], other.b[0])]))
         for k, f in {'scoring': lambda: model(x[:1], x[1:]), **{k: (lambda k=k: pair_maps(model, x[:1], x[1:], k, background=background)) for k in ('exact', 'gradcam', 'fine', 'sharp', 'pixels', 'expected', 'occlusion')},
                      'fine, mirrored': lambda: fine_maps(model, x[:1], x[1:], scale=9/7, mirror=True)}.items():
-            if only and k not in only: continue
+            if not wanted(k): continue
             start = time.perf_counter()
             with torch.no_grad(): f()
             times.setdefault(k, []).append(time.perf_counter()-start)

@@ -272,19 +272,25 @@ def pixel_maps(
     smooth:float=0.015 # of the Gaussian that smoothes the maps, likewise; 0 leaves them as they are
 )->PairMaps: # of H x W and of H' x W' pixels, adding up to the logit as far as `steps` go
     "Integrated gradients from the blurred image to the image, for each of the two with its partner as it is"
-    if steps < 1: raise ValueError(f'steps, how many there are to the image, is 1 or more, not {steps}')
     A,B = encoder_maps(model, x1, x2)
-    start = lambda x: blurred(x, max(blur*max(x.shape[-2:]), 1e-3))
-    a,b = _integrated(model, x1, x2, A, B, lambda x: start(x).expand(steps, -1, -1, -1), smooth)
-    with evaluating(model), torch.no_grad(): logit,base = model.head(A, B),(model.head(model.encoder(torch.stack([*map(start, x1)])).float(), B) + model.head(A, model.encoder(torch.stack([*map(start, x2)])).float()))/2
+    starts = _blurred(x1, blur, steps),_blurred(x2, blur, steps)
+    a,b = _integrated(model, x1, x2, A, B, starts, smooth)
+    with evaluating(model), torch.no_grad():
+        c,d = (model.encoder(torch.stack([o[0] for o in s])).float() for s in starts)
+        logit,base = model.head(A, B),(model.head(c, B) + model.head(A, d))/2
     return PairMaps(a/2, b/2, base, logit, 'pixels')
 
+def _blurred(x, blur, steps):
+    "For each of N images the start of all steps of the way: the image blurred, (steps, 3, H, W)"
+    if steps < 1: raise ValueError(f'steps, how many there are to the image, is 1 or more, not {steps}')
+    return [blurred(o, max(blur*max(o.shape[-2:]), 1e-3)).expand(steps, -1, -1, -1) for o in x]
+
 def _integrated(model, x1, x2, A, B, starts, smooth, bs=16):
-    "The evidence in both images, (N, H, W) and (N, H', W'), counted from `starts(image)`, (S, 3, H, W), on: from the first of them at the beginning of the way to the last at its end"
+    "The evidence in both images, (N, H, W) and (N, H', W'), counted from `starts` on: two lists of N tensors (S, 3, H, W), the first of which starts at the beginning of the way and the last at its end"
     maps = ([],[])
     for i in range(len(x1)):
         for k,(x,score) in enumerate([(x1[i], lambda X: model.head(X, B[i:i+1].expand(len(X), -1, -1, -1))), (x2[i], lambda X: model.head(A[i:i+1].expand(len(X), -1, -1, -1), X))]):
-            base,m = starts(x),0
+            base,m = starts[k][i],0
             way = ((torch.arange(len(base), device=x.device)+0.5)/len(base)).view(-1, 1, 1, 1)
             for start,t in zip(base.split(bs), way.split(bs)):
                 xs = torch.lerp(start, x.expand_as(start), t).requires_grad_()
@@ -305,9 +311,8 @@ def sharp_maps(
 )->PairMaps: # of H x W and of H' x W' pixels, adding up to the logit
     "Exact maps whose evidence is moved to the pixels near each place that made it"
     if reach <= 0: raise ValueError(f'reach, how far evidence is moved, is a share of the image above 0, not {reach}')
-    if steps < 1: raise ValueError(f'steps, how many there are to the image, is 1 or more, not {steps}')
     A,B = encoder_maps(model, x1, x2)
-    pixels = _integrated(model, x1, x2, A, B, lambda x: blurred(x, max(blur*max(x.shape[-2:]), 1e-3)).expand(steps, -1, -1, -1), smooth)
+    pixels = _integrated(model, x1, x2, A, B, (_blurred(x1, blur, steps), _blurred(x2, blur, steps)), smooth)
     with evaluating(model): m,shift = exact_maps(model.head, A, B),place_shift(model.encoder)
     a,b = (_moved(resize_map(o, p.shape[-2:], shift), p, reach) for o,p in zip((m.a, m.b), pixels))
     return m._replace(a=a, b=b, method='sharp')
@@ -333,7 +338,7 @@ def expected_maps(
     if not len(background) or not background.shape[1:] == x1.shape[1:] == x2.shape[1:]:
         raise ValueError(f'the background is at least one image, all of the size of the pair: {tuple(x1.shape[1:])} and {tuple(x2.shape[1:])}, not {tuple(background.shape)}')
     A,B = encoder_maps(model, x1, x2)
-    a,b = _integrated(model, x1, x2, A, B, lambda x: background, smooth)
+    a,b = _integrated(model, x1, x2, A, B, [[background]*len(x1)]*2, smooth)
     with evaluating(model), torch.no_grad():
         logit,r = model.head(A, B),cat_vectors([model.vectors(o) for o in background.split(16)])
         base = (model.head.all_logits(r, model.head.vectors(B)).mean(0) + model.head.all_logits(model.head.vectors(A), r).mean(1))/2

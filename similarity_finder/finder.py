@@ -8,7 +8,7 @@ Docs: https://similarity-finder.github.io/similarity_finder/finder.html.md"""
 __all__ = ['SimilarityFinder', 'Matches']
 
 # %% ../nbs/05_finder.ipynb #309438de
-import random,textwrap
+import random,textwrap,warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -199,13 +199,14 @@ def explain(self:SimilarityFinder,
     return explain_pair(self.encoder, fn, match, method, against, _background(self, seed) if method in background_methods else None)
 
 def _background(finder, seed, n=48):
-    "(n, 3, H, W): images of the gallery taken at random, or all of a smaller gallery; those that cannot be opened are passed over"
-    files,out = list(finder.gallery.files),[]
+    "(n, 3, H, W): images of the gallery taken at random, or all of a smaller gallery; others stand in for those that cannot be opened"
+    files,out,bad = list(finder.gallery.files),[],[]
     for f in random.Random(seed).sample(files, len(files)):
         try: out.append(finder.encoder.prep([f]))
-        except ImageError: pass
+        except ImageError as e: bad.append(str(e))
         if len(out) == n: break
     if not out: raise ValueError('none of the images of the gallery can be opened, to count evidence from')
+    if bad: warnings.warn(f'{len(bad)} images of the gallery cannot be opened, and evidence is counted from others; the first: {bad[0]}')
     return torch.cat(out)
 
 @patch

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torchvision.models import mobilenet_v2, resnet18, squeezenet1_0
 
-from similarity_finder.cam import encoder_maps, exact_maps, hirescam_maps, pair_maps, place_matrix
+from similarity_finder.cam import encoder_maps, exact_maps, hirescam_maps, image_methods, pair_maps, place_matrix
 from similarity_finder.classifier import create_encoder, n_channels
 from similarity_finder.siamese import PairHead, SiameseModel
 
@@ -73,18 +73,21 @@ def test_a_moved_pattern_moves_its_evidence():
     torch.testing.assert_close(here.b, there.b, atol=1e-5, rtol=1e-4)
 
 
+def sees_dots(weight):
+    "A network each of whose places sees 5 x 5 pixels; the logit rises or falls with the dots there are"
+    box = nn.Conv2d(3, 1, 5, padding=2, bias=False)
+    head = PairHead(1, 1, 'avg', metric=False).eval()
+    for o in (box.weight, head.U.weight, head.V.weight, head.U.bias): nn.init.ones_(o)
+    nn.init.constant_(head.w.weight, weight); nn.init.zeros_(head.w.bias)
+    return SiameseModel(nn.Sequential(box, nn.ReLU()), head)
+
+
 @pytest.mark.parametrize('at', [(12,9), (5,16)])
 def test_sharp_maps_point_at_the_dot_that_all_places_around_it_see(at):
     "Each place sees 5 x 5 pixels, so 25 places see a dot, and each has a 25th of the evidence; all of it is the dot's doing"
-    box = nn.Conv2d(3, 1, 5, padding=2, bias=False)
-    nn.init.ones_(box.weight)
-    head = PairHead(1, 1, 'avg', metric=False).eval()
-    for lin in (head.U, head.V, head.w): nn.init.ones_(lin.weight)
-    nn.init.ones_(head.U.bias); nn.init.zeros_(head.w.bias)
-    x = torch.zeros(1,3,25,25)
+    model, x = sees_dots(1.), torch.zeros(1,3,25,25)
     x[:,:,at[0],at[1]] = 1
-    model = SiameseModel(nn.Sequential(box, nn.ReLU()), head)
-    exact, sharp = exact_maps(head, *encoder_maps(model, x, x)), pair_maps(model, x, x, 'sharp')
+    exact, sharp = exact_maps(model.head, *encoder_maps(model, x, x)), pair_maps(model, x, x, 'sharp')
     total = exact.a.sum()
     torch.testing.assert_close(exact.a[0,at[0]-2:at[0]+3,at[1]-2:at[1]+3], (total/25).expand(5, 5))
     torch.testing.assert_close(sharp.a.sum(), total)
@@ -95,12 +98,7 @@ def test_sharp_maps_point_at_the_dot_that_all_places_around_it_see(at):
 @pytest.mark.parametrize('at', [(12,9), (5,16)])
 def test_expected_maps_point_at_the_dot_that_is_missing(at):
     "A dot anywhere speaks against; half of the other images have one at one place. The image has none: its even area is evidence for, at that place alone, and no other map finds any"
-    box = nn.Conv2d(3, 1, 5, padding=2, bias=False)
-    nn.init.ones_(box.weight)
-    head = PairHead(1, 1, 'avg', metric=False).eval()
-    for lin in (head.U, head.V): nn.init.ones_(lin.weight)
-    nn.init.ones_(head.U.bias); nn.init.zeros_(head.w.bias); nn.init.constant_(head.w.weight, -1.)
-    model, x, background = SiameseModel(nn.Sequential(box, nn.ReLU()), head), torch.zeros(1,3,25,25), torch.zeros(8,3,25,25)
+    model, x, background = sees_dots(-1.), torch.zeros(1,3,25,25), torch.zeros(8,3,25,25)
     background[::2,:,at[0],at[1]] = 1
     expected = pair_maps(model, x, x, 'expected', background=background)
     with torch.no_grad(): loss = model(x, x) - model(background, x.expand(8, -1, -1, -1)).mean()
@@ -109,7 +107,9 @@ def test_expected_maps_point_at_the_dot_that_is_missing(at):
     torch.testing.assert_close(expected.residual(), torch.zeros(1), atol=1e-6, rtol=0)
     assert divmod(expected.a[0].argmax().item(), 25) == at
     assert expected.a[0,at[0]-1:at[0]+2,at[1]-1:at[1]+2].sum() > 0.8*expected.a.sum()
-    for method in ('exact', 'sharp', 'pixels'): torch.testing.assert_close(pair_maps(model, x, x, method).a, torch.zeros(1,*pair_maps(model, x, x, method).a.shape[1:]))
+    for method in ('exact', 'hirescam', 'gradcam', *image_methods):
+        a = pair_maps(model, x, x, method).a
+        torch.testing.assert_close(a, torch.zeros_like(a))
 
 
 def test_evidence_is_what_occlusion_by_the_average_costs():
