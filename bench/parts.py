@@ -19,7 +19,7 @@ from similarity_finder.faithfulness import energy_inside, pointing_game
 from similarity_finder.places import place_shift
 from similarity_finder.train import doodle_finder
 
-ways = {k: f for k, f in of_head.items() if k != 'mean maximum'}
+ways = {k: f for k, f in of_head.items() if k not in ('mean maximum', 'weights')}
 
 
 def wider(mask): return binary_dilation(mask, iterations=round(0.03*len(mask)))

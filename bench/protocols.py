@@ -259,7 +259,10 @@ def train(p, caches, **cfg):
             score = lambda q, g: torch.cat([net.head.all_logits(vec.rows(q[i:i+16]), vec.rows(g)) for i in range(0, len(q), 16)])
     def scored(q, g):
         with torch.no_grad(): return score(q, g)
-    return scored, net, dict(seconds=seconds, images=c['epochs']*(len(tr)//bs*bs), kept=kept)
+    info = dict(seconds=seconds, images=c['epochs']*(len(tr)//bs*bs), kept=kept)
+    if classify:
+        with torch.no_grad(): info['predicted'] = np.array(sorted(set(p.labels[p.train])))[net.head(A.float()).argmax(1).numpy()]
+    return scored, net, info
 
 
 def smooth_loss(smooth=0., hard=0., rank=0.):

@@ -20,7 +20,7 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import nn
 from similarity_finder.calibrate import cross_calibrated, fit_calibration
 from similarity_finder.data import open_image, pets
-from similarity_finder.metrics import brier_score, calibration_error, equal_error_rate
+from similarity_finder.metrics import brier_score, calibration_error, equal_error_rate, filter_misses
 from similarity_finder.pairs import SiameseTransform
 import omniglot
 from protocols import Caches, Protocol, photographs, train
@@ -81,6 +81,10 @@ def honesty(p, s, logits):
         for name, prior in (('', 0.5), (', gallery', same[s > -np.inf].mean())):
             for by, P in calibrated(p, s, prior).items():
                 out |= {f'Brier score{name}{by}': np.mean([brier_score(o, q, g, prior) for o in P]), f'calibration error{name}{by}': np.mean([calibration_error(o, q, g, prior=prior) for o in P])}
+                if name: # of the first image of each query alone: what stands under the picture
+                    first = [np.where((o == o.max(1, keepdims=True)) & (o > -np.inf), o, -np.inf) for o in P]
+                    out |= {f'first image{by}, promised': np.mean([o[o > -np.inf].mean() for o in first]), f'first image{by}, right': np.mean([same[o > -np.inf].mean() for o in first]),
+                            f'first image{by}, calibration error': np.mean([calibration_error(o, q, g) for o in first])}
     return out
 
 
@@ -143,6 +147,7 @@ def main():
                 s = p.scores_of(score)
                 values = p.measures(s) | honesty(p, s, logits)
                 if protocol == 'known': values['accuracy on fixed pairs'] = fixed_pairs(p, files, score)
+                if protocol == 'known' and 'predicted' in info: values['class filter misses'] = filter_misses(info['predicted'][p.query].tolist(), [labels[i] for i in p.query], [labels[i] for i in p.gallery])
                 note(protocol, a.name, name, seed, info['images'], values)
     if 'characters' in a.protocols:
         sets = {n: omniglot.drawings(a.omniglot/f'images_background_{n}.zip') for n in ('small1', 'small2')}

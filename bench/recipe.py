@@ -11,6 +11,7 @@ The trials from 'full' on are without that mistake, with several seeds; the firs
     python bench/recipe.py ... --seeds 0 1 2 --trials 4e-4 8e-4 "distilled 1, 4e-4" "distilled 0.3, 8e-4" "distilled 1, 8e-4" "distilled 0.3, 18 epochs" "distilled 1, 24 epochs" "distilled 0.5, 24 epochs"
     python bench/recipe.py ... --seeds 3 4 5 --trials 4e-4 "distilled 1, 4e-4" "distilled 0.3, 24 epochs" "distilled 1, 24 epochs" "SupCon, 24 epochs" "SupCon at 2e-4, 24 epochs"
     python bench/recipe.py ... --seeds 0 1 2 3 4 5 --trials raw "head alone" "4e-4, 24 epochs" "two networks, 1:1" "two networks, 2:1" "two networks, 24 epochs"
+    python bench/recipe.py ... --seeds 6 7 8 9 10 11 --trials raw "head alone" "2e-4, 24 epochs" "4e-4, 24 epochs" "two networks, 24 epochs" "SupCon, 24 epochs" "SupCon at 2e-4, 24 epochs"
 
 'The default' of these trials is the one of 12 epochs at 4e-4. What followed, 24 epochs at 2e-4, is in quality.py.
 """
@@ -61,6 +62,7 @@ trials = {
     '4e-4, 24 epochs': ('4e-4, 24 epochs, none', {**apart, 'share': 0.5, 'epochs': 24}),
     'distilled 0.3, 24 epochs': ('8e-4, 24 epochs, 0.3', {**apart, 'share': 0.5, 'distill': 0.3, 'lr_enc': 8e-4, 'epochs': 24}),
 }
+trials['2e-4, 24 epochs'] = ('2e-4, 24 epochs, none: the default today', {**apart, 'share': 0.5, 'epochs': 24, 'lr_enc': 2e-4})
 alone = {**apart, 'share': 0.5, 'tail': 0, 'views': 'plain', 'bs': 32, 'epochs': 30}
 trials |= {
     'SupCon, 24 epochs': ('SupCon, 4e-4, 24 epochs', {'loss': 'supcon', 'epochs': 24}),

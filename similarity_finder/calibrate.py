@@ -130,6 +130,7 @@ def threshold_at(
     below = no[int(fpr*len(no))] # the first that may not pass; the threshold lies half way to the next score above
     above = np.concatenate([no[no > below], yes[yes > below]])
     at = (below + above.min())/2 if len(above) else below + 1e-6*max(1, abs(below))
+    if not below < at: at = above.min() # nothing lies between the two
     if fpr*len(no) < 1:
         what = 'different pairs' if per == 'pair' else 'queries'
         warnings.warn(f'a false positive rate of {fpr:g} cannot be seen in {len(no)} {what}: none passes this threshold, which only says that the rate is probably below '

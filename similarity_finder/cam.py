@@ -8,7 +8,7 @@ Docs: https://similarity-finder.github.io/similarity_finder/cam.html.md"""
 __all__ = ['cam_methods', 'image_methods', 'background_methods', 'Hook', 'PairMaps', 'place_evidence', 'average_image',
            'place_matrix', 'metric_evidence', 'hidden_evidence', 'exact_maps', 'hirescam_maps', 'gradcam_maps',
            'weights_maps', 'encoder_maps', 'occlusion_maps', 'fine_maps', 'pixel_maps', 'sharp_maps', 'expected_maps',
-           'pair_maps', 'contrast_maps', 'to_tensor', 'overlay', 'show_cam', 'show_maps']
+           'pair_maps', 'contrast_maps', 'to_tensor', 'overlay', 'show_cam', 'map_scale', 'show_maps']
 
 # %% ../nbs/03_cam.ipynb #cbf2e811
 from typing import NamedTuple
@@ -254,10 +254,13 @@ def fine_maps(
 )->PairMaps: # of four times as many cells as the enlarged images have, adding up to the mean logit of the views
     "Exact maps of enlarged images, if wished averaged over both and their mirrored views"
     if scale <= 0: raise ValueError(f'scale, how much larger the images are looked at, is above 0, not {scale}')
+    size = tuple(x1.shape[-2:])
     x1,x2 = (F.interpolate(x, scale_factor=scale, mode='bicubic', align_corners=False) for x in (x1, x2))
     shift = place_shift(model.encoder)
     with evaluating(model):
-        m = exact_maps(model.head, *encoder_maps(model, x1, x2)).placed(shift)._replace(method='fine')
+        try: A,B = encoder_maps(model, x1, x2)
+        except (AssertionError, RuntimeError, ValueError) as e: raise ValueError(f"method 'fine' enlarges images of {size} to {tuple(x1.shape[-2:])} pixels, and the encoder does not take those: use 'exact' or 'sharp'") from e
+        m = exact_maps(model.head, A, B).placed(shift)._replace(method='fine')
         if not mirror: return m
         n = exact_maps(model.head, *encoder_maps(model, x1.flip(3), x2.flip(3))).placed(shift)
     return PairMaps((m.a + n.a.flip(2))/2, (m.b + n.b.flip(2))/2, (m.intercept + n.intercept)/2, (m.logit + n.logit)/2, 'fine')
@@ -416,6 +419,15 @@ def show_cam(
     return ctx
 
 # %% ../nbs/03_cam.ipynb #b0b76aed
+def map_scale(
+    maps:PairMaps, # of one pair (N = 1) or of many
+    t1:torch.Tensor, # (3, H, W), the first image
+    t2:torch.Tensor, # (3, H', W'), the second
+    i:int=0 # which pair
+)->float: # in units of the maps
+    "What one pixel in a hundred of either image exceeds: a few peaks do not make the rest pale"
+    return max(resize_map(m[i:i+1], t.shape[-2:]).abs().flatten().quantile(0.99).item() for m,t in ((maps.a,t1), (maps.b,t2)))
+
 def show_maps(
     maps:PairMaps, # of one pair (N = 1) or of many
     t1:torch.Tensor, # (3, H, W) between 0 and 1, the first image
@@ -426,7 +438,7 @@ def show_maps(
 ): # the axes
     "Show both maps of a pair on one scale: fully coloured is what one pixel in a hundred of either image exceeds"
     if axs is None: axs = plt.subplots(ncols=2, figsize=(5.6,3))[1]
-    pix = [resize_map(m[i:i+1], t.shape[-2:]).abs().flatten().quantile(0.99).item() for m,t in ((maps.a,t1), (maps.b,t2))] # a few peaks do not make the rest pale
+    most = map_scale(maps, t1, t2, i)
     titles = titles or [f'{m[i].sum().item():+.1f}' for m in (maps.a, maps.b)]
-    for ax,t,m,title in zip(axs, (t1,t2), (maps.a,maps.b), titles): show_cam(t, m[i], ax, max(pix), title)
+    for ax,t,m,title in zip(axs, (t1,t2), (maps.a,maps.b), titles): show_cam(t, m[i], ax, most, title)
     return axs

@@ -27,8 +27,8 @@ def train(
     pretrained:Annotated[bool, typer.Option(help='Start from ImageNet weights, which are fetched on first use.')]=True,
     weights:Annotated[Path|None, typer.Option(help='A local file with those weights, for machines without a network.')]=None,
     size:Annotated[int, typer.Option(help='Height and width in pixels of what the networks see.', min=32)]=224,
-    epochs:Annotated[int|None, typer.Option(help='Of the classifier [default: 4 with pretrained weights, else 24].', min=1)]=None,
-    siamese_epochs:Annotated[int|None, typer.Option(help='Of the siamese network [default: 24 of its head and the last blocks of the encoder with pretrained weights, else 8 of all of it].', min=1)]=None,
+    epochs:Annotated[int|None, typer.Option(help='Of the classifier (default: 4 with pretrained weights, else 24).', min=1)]=None,
+    siamese_epochs:Annotated[int|None, typer.Option(help='Of the siamese network (default: 24 of its head and the last blocks of the encoder with pretrained weights, else 8 of all of it).', min=1)]=None,
     blocks:Annotated[int, typer.Option(help="Of the encoder's last blocks that learn with the head of the siamese network, with pretrained weights. 0 leaves the encoder as it is, which groups images of classes never seen better.", min=0)]=2,
     erase:Annotated[bool, typer.Option('--erase', help='Hide patches of the training images, so that no label rests on one part alone or on what is missing.')]=False,
     fine_tune:Annotated[int, typer.Option(help='Epochs of the whole classifier after those of its head, with pretrained weights.', min=0)]=0,
@@ -75,7 +75,7 @@ def _arch(name):
 def index(
     finder:Folder,
     images:Annotated[list[Path]|None, typer.Argument(help='Folders or image files to add. Without any, the files that are there already are checked.')]=None,
-    labels:Annotated[str|None, typer.Option(help="Where labels come from, as for `train` [default: as when the finder was trained]; 'none' for images without labels.")]=None,
+    labels:Annotated[str|None, typer.Option(help="Where labels come from, as for `train` (default: as when the finder was trained); 'none' for images without labels.")]=None,
     remove_others:Annotated[bool, typer.Option('--remove-others', help='Take out whatever is not among IMAGES.')]=False,
     workers:Workers=None, strict:Strict=False, as_json:Json=False,
 ):
@@ -99,7 +99,7 @@ def search(
     labels:Annotated[list[str]|None, typer.Option('--label', help='Only images of this label; may be given several times.')]=None,
     mass:Annotated[float|None, typer.Option(help="Only images of the classes that hold this share of the query's probability, for instance 0.95.")]=None,
     min_probability:Annotated[float|None, typer.Option(help='Only matches with a P(same) of at least this: there may be none.', min=0, max=1)]=None,
-    picture:Annotated[Path|None, typer.Option(help='Picture to write [default: similarity-finder-matches.png, or none with --json].')]=None,
+    picture:Annotated[Path|None, typer.Option(help='Picture to write (default: similarity-finder-matches.png, or none with --json).')]=None,
     no_picture:Annotated[bool, typer.Option('--no-picture', help='Draw nothing.')]=False,
     on_disk:Annotated[bool, typer.Option('--on-disk', help="Leave the gallery's vectors on disk and read them piece by piece, for a gallery larger than memory.")]=False,
     as_json:Json=False,
@@ -126,7 +126,7 @@ def explain(
     match:Annotated[Path|None, typer.Argument(help='Another; by default the best match in the gallery.')]=None,
     method:Annotated[str, typer.Option(help="How to make the maps: 'exact', 'fine' (finer and slower), 'sharp' (down to pixels, slower still), 'expected' (what is missing as well, slowest), 'pixels', 'hirescam', 'gradcam' or 'occlusion'.")]='exact',
     against:Annotated[str|None, typer.Option(help="Explain why this match rather than another image: a file, or 'typical' for some of the gallery at random.")]=None,
-    picture:Annotated[Path|None, typer.Option(help='Picture to write [default: similarity-finder-why.png, or none with --json].')]=None,
+    picture:Annotated[Path|None, typer.Option(help='Picture to write (default: similarity-finder-why.png, or none with --json).')]=None,
     no_picture:Annotated[bool, typer.Option('--no-picture', help='Draw nothing.')]=False,
     as_json:Json=False,
 ):

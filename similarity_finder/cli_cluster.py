@@ -62,7 +62,7 @@ def clusters_page(
     return fname
 
 # %% ../nbs/08_cli_cluster.ipynb #d703c41d
-Images = Annotated[list[Path]|None, typer.Argument(help="Folders or image files [default: the finder's gallery].")]
+Images = Annotated[list[Path]|None, typer.Argument(help="Folders or image files (default: the finder's gallery).")]
 
 def _gallery(found, images, workers, strict):
     "The finder's gallery, or one of the images given"
@@ -140,7 +140,7 @@ def duplicates(
     probability:Annotated[float, typer.Option(help='P(same) of two copies, at least. Lower it for a finder that was hardly trained.', min=0, max=1)]=0.9,
     correlation:Annotated[float, typer.Option(help='Of the pixels of two copies, at least.', min=0, max=1)]=0.95,
     table:Annotated[Path|None, typer.Option(help='A csv table to write, one row a pair.')]=None,
-    picture:Annotated[Path|None, typer.Option(help='Picture to write [default: similarity-finder-duplicates.png if there are any, or none with --json].')]=None,
+    picture:Annotated[Path|None, typer.Option(help='Picture to write (default: similarity-finder-duplicates.png if there are any, or none with --json).')]=None,
     no_picture:Annotated[bool, typer.Option('--no-picture', help='Draw nothing.')]=False,
     workers:Workers=None, strict:Strict=False, as_json:Json=False,
 ):

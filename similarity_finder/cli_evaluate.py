@@ -20,12 +20,12 @@ from .command import Folder,Json,Strict,Workers,command,images_of,labeller_of,pi
 def evaluate(
     finder:Folder,
     images:Annotated[list[Path], typer.Argument(help='Folders or image files that the finder was not trained on, with labels.')],
-    labels:Annotated[str|None, typer.Option(help='Where labels come from, as for `train` [default: as when the finder was trained].')]=None,
+    labels:Annotated[str|None, typer.Option(help='Where labels come from, as for `train` (default: as when the finder was trained).')]=None,
     threshold:Annotated[float, typer.Option(help='Matches with a lower P(same) count as not shown: how often is "none of these" the right answer?', min=0, max=1)]=0.5,
     calibrate:Annotated[bool, typer.Option('--calibrate', help='Fit P(same) to these images, and save it with the finder.')]=False,
-    prior:Annotated[float|None, typer.Option(help='With --calibrate: share of same pairs where the percentages will be read [default: as these images and the gallery have it].')]=None,
+    prior:Annotated[float|None, typer.Option(help='With --calibrate: share of same pairs where the percentages will be read (default: as these images and the gallery have it).')]=None,
     seed:Annotated[int, typer.Option(help='Of everything random: confidence intervals, halves.')]=42,
-    picture:Annotated[Path|None, typer.Option(help='Picture to write [default: similarity-finder-evaluation.png, or none with --json].')]=None,
+    picture:Annotated[Path|None, typer.Option(help='Picture to write (default: similarity-finder-evaluation.png, or none with --json).')]=None,
     no_picture:Annotated[bool, typer.Option('--no-picture', help='Draw nothing.')]=False,
     workers:Workers=None, strict:Strict=False, as_json:Json=False,
 ):

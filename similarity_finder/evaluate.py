@@ -58,6 +58,7 @@ def score_queries(
     on_error:str='skip' # what to do about files that cannot be used: 'skip' with a report, or 'raise'
 )->Scored:
     "Compare labelled files with a gallery"
+    if isinstance(files, (str, Path)): raise ValueError(f'files is a list of image files, not {str(files)!r}: image_files(folder) lists those of a folder')
     files = list(dict.fromkeys(map(Path, files)))
     if not files: raise ValueError('no files given: the list is empty')
     label_func = gallery.label_func if label_func == 'same' else label_func
@@ -119,7 +120,7 @@ def measure_table(
     calibration:Calibration, # how logits become probabilities
     predicted=None, # for each query the class that a classifier says, for `filter_misses`
     threshold:float=0.5, # a match with a lower P(same) is not shown
-    ks=(1,5,10), # the k of recall@k
+    ks=(1,5,10), # the k of recall@k, or one; those above the size of the gallery are left out
     **kwargs # further arguments of `bootstrap`
 )->pd.DataFrame: # value, low, high, about; a row a measure
     "All measures with their confidence intervals"
@@ -129,9 +130,9 @@ def measure_table(
     rows = dict(roc_auc=boot(roc_auc, known.logits, *pair), equal_error_rate=boot(equal_error_rate, known.logits, *pair),
                 pair_accuracy=boot(accuracy_at, half, *pair, threshold=0.5), brier_score=boot(brier_score, p, *pair),
                 calibration_error=boot(calibration_error, p, *pair), calibration_error_half=boot(calibration_error, half, *pair, prior=0.5))
-    rows |= {f'recall@{k}': boot(recall_at_k, known.logits, *pair, k=k) for k in ks if k <= known.logits.shape[1]}
+    rows |= {f'recall@{k}': boot(recall_at_k, known.logits, *pair, k=k) for k in ([ks] if isinstance(ks, int) else ks) if k <= known.logits.shape[1]}
     rows |= {'map@r': boot(map_at_r, known.logits, *pair), 'best_promised': boot(_best, p)}
-    if predicted is not None: rows['filter_misses'] = boot(filter_misses, predicted, scored.labels, scored.gallery_labels)
+    if predicted is not None: rows['filter_misses'] = boot(filter_misses, [predicted[i] for i in np.flatnonzero(scored.known)], *pair)
     rows['wrongly_none'] = boot(none_rate, p, threshold=threshold)
     if not scored.known.all(): rows['rightly_none'] = boot(none_rate, calibration.probability(scored.rows(~scored.known).logits), threshold=threshold)
     return pd.DataFrame([(*v, _about(k)) for k,v in rows.items()], index=pd.Index(rows, name='measure'), columns=['value','low','high','about'])
@@ -175,7 +176,7 @@ def evaluate(
     label_func='same', # file -> label; by default the gallery's own
     classifier:Classifier|None=None, # to measure how often its class hides every right image
     threshold:float=0.5, # a match with a lower P(same) is not shown, between 0 and 1
-    ks=(1,5,10), # the k of recall@k
+    ks=(1,5,10), # the k of recall@k, or one; those above the size of the gallery are left out
     draws:int=1000, # of queries, for the confidence intervals
     level:float=0.95, # of confidence
     seed:int=42, # of the draws
@@ -248,7 +249,7 @@ def save(self:Evaluation,
 class Calibrated(NamedTuple):
     "A calibration, and the calibration error that it removed"
     calibration:Calibration # temperature, shift, prior
-    before:Interval # calibration error of what was there before
+    before:Interval # calibration error of what was there before, at the prior that was asked for
     after:Interval # of queries that the calibration has not seen; NaN if they are too few to be halved
     def __repr__(self): return f'P(same) calibrated for {self.calibration.prior:.1%} same pairs, temperature {self.calibration.temperature:.2f}; calibration error {self.before} before, {self.after} after'
 
@@ -269,6 +270,7 @@ def calibrate_head(
         warnings.simplefilter('ignore') # of halves; the fit to all has said what there is to say
         try: after = error(cross_calibrated(known.logits, *pair, prior=prior, seed=seed))
         except ValueError: after = Interval(np.nan, np.nan, np.nan)
-    before = error(head_calibration(head).probability(known.logits))
+    old = head_calibration(head)
+    before = error((old if prior is None else old.at_prior(prior)).probability(known.logits))
     store_calibration(new, head)
     return Calibrated(new, before, after)

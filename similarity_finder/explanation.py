@@ -8,6 +8,7 @@ Docs: https://similarity-finder.github.io/similarity_finder/explanation.html.md"
 __all__ = ['evidence_cmap', 'Explanation', 'save_figure', 'explain_pair']
 
 # %% ../nbs/05_explanation.ipynb #98634244
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -20,14 +21,14 @@ from PIL import Image
 from fastcore.basics import patch
 from fastai.torch_core import show_image
 
-from .cam import PairMaps,cam_methods,contrast_maps,encoder_maps,overlay,pair_maps,place_matrix,show_cam,show_maps,to_tensor
+from .cam import PairMaps,cam_methods,contrast_maps,encoder_maps,map_scale,overlay,pair_maps,place_matrix,show_cam,show_maps,to_tensor
 from .places import place_shift,resize_map
 from .classifier import evaluating
 from .encode import PairEncoder
 
 # %% ../nbs/05_explanation.ipynb #9f61b873
 class Explanation:
-    "Two images and the evidence in them"
+    "Two images and the evidence in them: `show` draws it, `save` writes the picture, `table` gives the numbers; `links`, `show_links` and `show_answer` tell which place answers which"
     def __init__(self,
         files, # the two images: files or open images
         tensors, # the two as the network sees them, (3, H, W) between 0 and 1
@@ -35,32 +36,52 @@ class Explanation:
         probability:float, # P(same), between 0 and 1
         places=None, # (h, w, h', w'): what each place of one with each place of the other brings into the metric term, if the head has one
         n_others:int=0, # with how many reference partners the match is contrasted
-        shift=(0.,0.) # (down, right) in cells: how far above and left of its cell each of `places` looks, from `place_shift`
+        shift=(0.,0.), # (down, right) in cells: how far above and left of its cell each of `places` looks, from `place_shift`
+        pair_logit:float|None=None, # of the two images as they are; by default the one that is explained
+        temperature:float=1., # of the head's calibration
+        prior_shift:float=0. # likewise
     ):
         self.files,self.tensors,self.maps,self.probability,self.places,self.n_others,self.shift = files,tensors,maps,probability,places,n_others,shift
+        self.pair_logit,self.temperature,self.prior_shift = self.logit if pair_logit is None else pair_logit,temperature,prior_shift
 
     @property
     def logit(self): return self.maps.logit.item()
+
+    @property
+    def log_odds(self):
+        "What P(same) is the sigmoid of: pair logit / temperature + prior shift"
+        return self.pair_logit/self.temperature + self.prior_shift
 
     @property
     def explained(self):
         "What the maps add up to, in words"
         return ('difference' if self.n_others else 'logit') + (', enlarged' if self.maps.method == 'fine' else '')
 
+    def _sums(self):
+        "(name, value) of what leads to the logit, and of what leads on from there to the log-odds"
+        m = self.maps
+        parts = [('query', m.a.sum().item()), ('match', m.b.sum().item()), ('intercept', m.intercept.item()), ('not explained', m.residual().item())]
+        on = [] if self.n_others else [('not enlarged', self.pair_logit - self.logit), ('calibration', self.log_odds - self.pair_logit)]
+        kept = lambda o, always=(): [(k, v) for k,v in o if k in always or abs(v) > 5e-3]
+        return kept(parts, ('query','match','intercept')),kept(on)
+
     def table(self):
         "A data frame of the sum: one row for each image and the rest, with the evidence for and against"
-        m,rows = self.maps,{}
-        for name,o in (('query', m.a), ('match', m.b)): rows[name] = dict(logit=o.sum().item(), **{'for':o.clamp_min(0).sum().item(), 'against':o.clamp_max(0).sum().item()})
-        rows['intercept'] = dict(logit=m.intercept.item())
-        if abs(m.residual().item()) > 5e-3: rows['not explained'] = dict(logit=m.residual().item())
-        rows[self.explained] = dict(logit=self.logit)
+        (parts,on),m = self._sums(),self.maps
+        rows = {k: dict(logit=v) for k,v in parts} | {self.explained: dict(logit=self.logit)} | {k: dict(logit=v) for k,v in on}
+        if on: rows['log-odds'] = dict(logit=self.log_odds)
+        for name,o in (('query', m.a), ('match', m.b)): rows[name] |= {'for':o.clamp_min(0).sum().item(), 'against':o.clamp_max(0).sum().item()}
         return pd.DataFrame(rows).T[['logit','for','against']]
 
+    @property
+    def title(self):
+        "P(same) in words; of a contrast, how far its log-odds are above the mean of the others'"
+        return f'P(same) {self.probability:.2%}' + (f', log-odds {self.logit/self.temperature:+.1f} to the mean of {self.n_others} other{"s"[:self.n_others > 1]}' if self.n_others else '')
+
     def __repr__(self):
-        m = self.maps
-        than = f', odds {np.exp(self.logit):.3g} times those with {self.n_others} others' if self.n_others else ''
-        return (f'P(same) {self.probability:.2%}{than}, {self.explained} {self.logit:+.2f} = {m.a.sum():+.2f} (first image) {m.b.sum():+.2f} (second) {m.intercept.item():+.2f} (intercept)'
-                + (f' {m.residual().item():+.2f} (not explained)' if abs(m.residual().item()) > 5e-3 else ''))
+        parts,on = self._sums()
+        words = lambda o: ' '.join(f'{v:+.2f} ({k})' for k,v in o)
+        return f'{self.title}; {self.explained} {self.logit:+.2f} = {words(parts)}' + (f'; log-odds {self.log_odds:+.2f} = {self.logit:+.2f} {words(on)}' if on else '')
 
 # %% ../nbs/05_explanation.ipynb #d8961134
 evidence_cmap = ListedColormap(overlay(np.linspace(-1, 1, 255)[None], 1.)[0], 'evidence') # purple against, orange for
@@ -88,19 +109,28 @@ def show(self:Explanation,
 ): # the axes of the two maps
     "Both images, both maps on one scale with a legend, and how the logit comes about"
     fig = plt.figure(figsize=figsize, layout='constrained')
-    axs = fig.subplot_mosaic([['a','A','B','b'], ['bars']*4], height_ratios=[1,0.42])
+    adds_up = self.maps.method not in ('gradcam','weights','occlusion') # those have units of their own
+    axs = fig.subplot_mosaic([['a','A','B','b'], ['bars']*4], height_ratios=[1,0.42]) if adds_up else fig.subplot_mosaic([['a','A','B','b']])
     for k,t,title in zip('ab', self.tensors, titles): show_image(t, ctx=axs[k]); axs[k].set_title(title, fontsize=8)
     show_maps(self.maps, *self.tensors, axs=[axs['A'],axs['B']])
-    for k,m,title in zip('AB', (self.maps.a, self.maps.b), titles): axs[k].set_title(f'evidence: {m.sum().item():+.1f}', fontsize=8)
+    for k,m in zip('AB', (self.maps.a, self.maps.b)): axs[k].set_title(f'evidence: {m.sum().item():+.1f}' if adds_up else 'evidence', fontsize=8)
     bar = fig.colorbar(ScalarMappable(Normalize(-1,1), evidence_cmap), ax=[axs[k] for k in 'aABb'], shrink=0.8, pad=0.01, aspect=14, ticks=[-1,0,1])
-    bar.ax.set_yticklabels(['against','0','for'], fontsize=7); bar.outline.set_visible(False)
-    m = self.maps
-    parts = [('query', m.a.sum().item()), ('match', m.b.sum().item()), ('intercept', m.intercept.item())]
-    if abs(m.residual().item()) > 5e-3: parts.append(('not explained', m.residual().item()))
-    _waterfall(axs['bars'], parts, self.explained)
-    what = f'{self.probability:.2%} Similarity' + (f', against {self.n_others} others: odds times {np.exp(self.logit):.3g}' if self.n_others else '')
-    fig.suptitle(what, fontsize=10)
+    most = map_scale(self.maps, *self.tensors)
+    bar.ax.set_yticklabels([f'against\n{-most:.1g}','0',f'for\n{most:+.1g}'] if adds_up else ['against','0','for'], fontsize=7); bar.outline.set_visible(False)
+    if adds_up:
+        parts,on = self._sums()
+        _waterfall(axs['bars'], parts+on, 'log-odds' if on else self.explained)
+    fig.suptitle(self.title, fontsize=10)
     return np.array([axs['A'],axs['B']])
+
+@patch
+def _repr_png_(self:Explanation):
+    "The picture, for notebooks"
+    if self.__dict__.pop('_drawn', False): return None # it has just been drawn
+    fig,out = self.show()[0].figure,BytesIO()
+    fig.savefig(out, dpi=80, bbox_inches='tight')
+    plt.close(fig)
+    return out.getvalue()
 
 @patch
 def save(self:Explanation,
@@ -139,12 +169,12 @@ def explain_pair(
         if method not in cam_methods: return pair_maps(model, x.expand(len(y), -1, -1, -1), y, method, background=None if background is None else background.to(x))
         with evaluating(model): return cam_methods[method](model.head, A.expand(len(y), -1, -1, -1), B)
     maps = maps_with(y, B)
-    with evaluating(model), torch.no_grad(): p = model.head.probability(model.head(A, B)).item()
+    with evaluating(model), torch.no_grad(): z = model.head(A, B)
     if rest: maps = contrast_maps(maps, maps_with(torch.cat(rest), encoder_maps(model, torch.cat(rest), y)[0]))
     shift = place_shift(model.encoder)
     if method in cam_methods: maps = maps.placed(shift)
     places = place_matrix(encoder.head, A, B, average=True)[0].view(*A.shape[2:], *B.shape[2:]).cpu() if encoder.head.delta is not None else None
-    return Explanation(pair, [to_tensor(o, prep) for o in pair], PairMaps(*(o.cpu() if torch.is_tensor(o) else o for o in maps)), p, places, len(rest), shift)
+    return Explanation(pair, [to_tensor(o, prep) for o in pair], PairMaps(*(o.cpu() if torch.is_tensor(o) else o for o in maps)), model.head.probability(z).item(), places, len(rest), shift, z.item(), model.head.temperature.item(), model.head.prior_shift.item())
 
 # %% ../nbs/05_explanation.ipynb #24926271
 @patch

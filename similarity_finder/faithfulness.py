@@ -32,7 +32,7 @@ def energy_inside(
     cam_map, # (h, w), signed
     mask # (H, W) of bool; the map is interpolated to its size
 )->float: # between 0 and 1; nan where there is no positive evidence
-    "Share of the positive evidence inside the mask"
+    "Share of the positive evidence inside the mask (arXiv 1910.01279, section 4.2)"
     m,mask = _at_mask(cam_map, mask)
     m = m.clamp_min(0)
     return (m[mask].sum()/m.sum()).item() if m.sum() > 0 else float('nan')
@@ -40,10 +40,10 @@ def energy_inside(
 def pointing_game(
     cam_map, # (h, w), signed
     mask # (H, W) of bool; the map is interpolated to its size
-)->bool:
-    "Whether the place with the most evidence for \"same\" is inside the mask"
+)->float: # 1 or 0; of several highest places the share that is inside; nan where there is no positive evidence
+    "Whether the place with the most evidence for \"same\" is inside the mask (arXiv 1608.00507, section 5.1)"
     m,mask = _at_mask(cam_map, mask)
-    return mask.flatten()[m.argmax()].item()
+    return mask[m == m.max()].float().mean().item() if m.max() > 0 else float('nan')
 
 # %% ../nbs/06_faithfulness.ipynb #9f0907ba
 class Curve(NamedTuple):
@@ -72,12 +72,12 @@ def perturbation_curve(
     steps:int=16, # equal shares of the pixels, hidden or shown one after the other
     bs:int=32 # images a batch
 )->Curve:
-    "Hide or show an image's pixels, those with the most evidence first"
+    "Hide or show an image's pixels, those with the most evidence first (arXiv 1806.07421, section 4.1)"
     if mode not in ('deletion','insertion'): raise ValueError(f"mode is 'deletion' or 'insertion', not {mode!r}")
     if hidden is None: hidden = torch.zeros_like(x) if mode == 'deletion' else blurred(x)
     m,_ = _at_mask(cam_map, np.zeros(x.shape[-2:]))
     rank = torch.empty(m.numel(), dtype=torch.long)
-    rank[m.flatten().argsort(descending=True, stable=True)] = torch.arange(m.numel())
+    rank[m.flatten().cpu().argsort(descending=True, stable=True)] = torch.arange(m.numel())
     counts = (torch.arange(steps+1)*m.numel()/steps).round()
     touched = (rank[None] < counts[:,None]).view(-1, 1, *x.shape[-2:]).to(x.device)
     if mode == 'insertion': x,hidden = hidden,x
@@ -92,14 +92,14 @@ def map_agreement(
     "Spearman's rank correlation of two maps"
     from scipy.stats import spearmanr
     a = np.asarray(torch.as_tensor(a).detach().cpu(), dtype=np.float64).reshape(np.shape(a)[-2:])
-    b = _at_mask(b, np.zeros(a.shape))[0].numpy()
+    b = _at_mask(b, np.zeros(a.shape))[0].cpu().numpy()
     return float('nan') if np.ptp(a) == 0 or np.ptp(b) == 0 else float(spearmanr(a.ravel(), b.ravel()).statistic)
 
 def scrambled(
     model:nn.Module, # left as it is
     seed:int=0
 )->nn.Module: # a copy
-    "The numbers of each weight tensor in another order"
+    "The numbers of each weight tensor in another order, for the sanity check of arXiv 1810.03292"
     model,g = copy.deepcopy(model),torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in model.parameters(): p.copy_(p.flatten()[torch.randperm(p.numel(), generator=g).to(p.device)].view_as(p))
@@ -112,13 +112,14 @@ class Reliance(NamedTuple):
     chance:float # share of the images outside the masks: what a map that says nothing scores
     auc:float # area under the ROC curve of all pairs of the images: one label or two
     object_auc:float # the same with everything outside the masks painted over
-    background_auc:float # the same with the bounding boxes of the masks painted over; 0.5 where the background tells nothing
+    background_auc:float # the same with the bounding boxes of the masks painted over; near `outline_auc` where the background tells nothing
     pairs:int # number of pairs whose maps were looked at
     images:int # number of images
     skipped:int # files left out: without a mask, or without a label in the gallery
+    outline_auc:float # the same as `background_auc` with one background for all images, so that only the painted boxes differ; 0.5 where they tell nothing
     def __str__(self):
         return (f'{self.outside:.0%} of the evidence lies outside (by chance {self.chance:.0%}). Area under the ROC curve {self.auc:.2f}, of the objects alone {self.object_auc:.2f}, '
-                f'of the backgrounds alone {self.background_auc:.2f} ({self.images} images, {self.pairs} pairs)')
+                f'of the backgrounds alone {self.background_auc:.2f} (of the painted boxes alone {self.outline_auc:.2f}; {self.images} images, {self.pairs} pairs)')
 
 def _box(mask):
     "The bounding box of a mask (H, W), as a mask"
@@ -131,7 +132,7 @@ def background_reliance(
     mask, # file -> (H, W) of bool, what should matter in the image; None: not known
     label_func=None, # file -> label; by default the gallery's
     method:str='exact', # of the maps
-    max_pairs:int=40, # maps are made for so many of the files, spread evenly over them
+    max_pairs:int=40, # maps are made for so many of the files at most, spread evenly over them
     progress:bool=True # show a progress bar
 )->Reliance:
     "Where the evidence for pairs of one label lies, and what is left of the similarity without it"
@@ -140,13 +141,15 @@ def background_reliance(
     masks = {f: m for f,m in ((f, mask(f)) for f in files) if m is not None and label_func(f) in known}
     labels = np.array([label_func(f) for f in masks])
     if len(set(labels)) < 2: raise ValueError(f'{len(masks)} of {len(files)} files have a mask and a label of the gallery, of {len(set(labels))} labels: two labels are needed at least')
-    vectors = [[],[],[]]
+    def seen(f): return encoder.prep([f]).to(encoder.device),encoder.prep.mask(masks[f]).to(encoder.device)
+    places = [x*~_box(m) for x,m in map(seen, list(masks)[::-(-len(masks)//3)])] # backgrounds of three of the images
+    vectors = [[] for _ in range(3+len(places))]
     with torch.no_grad():
-        for f,m in progress_bar(list(masks.items()), leave=False) if progress else masks.items():
-            x,m = encoder.prep([f]).to(encoder.device),encoder.prep.mask(m).to(encoder.device)
-            for out,y in zip(vectors, (x, x*m, x*~_box(m))): out.append(encoder.model.vectors(y)) # zero is the mean colour
+        for f in progress_bar(list(masks), leave=False) if progress else masks:
+            x,m = seen(f)
+            for out,y in zip(vectors, (x, x*m, x*~_box(m), *(o*~_box(m) for o in places))): out.append(encoder.model.vectors(y)) # zero is the mean colour
         aucs = [_pair_auc(finder.model.head.all_logits(cat_vectors(v)).cpu(), labels) for v in vectors]
-    rows,some = [],list(masks)[::max(1, len(masks)//max_pairs)]
+    rows,some = [],list(masks)[::-(-len(masks)//max_pairs)]
     for f in progress_bar(some, leave=False) if progress else some:
         match = next((o.file for o in finder.search(f, k=20, labels=label_func(f)) if mask(o.file) is not None), None)
         if match is None: continue
@@ -154,7 +157,7 @@ def background_reliance(
         both = [encoder.prep.mask(mask(o)) for o in (f, match)]
         rows.append([1-np.nanmean([energy_inside(o, m) for o,m in zip((maps.a[0], maps.b[0]), both)]), 1-torch.stack(both).float().mean().item()])
     outside,chance = (float(o) for o in np.nanmean(rows, 0)) if rows else (float('nan'),)*2
-    return Reliance(outside, chance, *aucs, len(rows), len(masks), len(files)-len(masks))
+    return Reliance(outside, chance, *aucs[:3], len(rows), len(masks), len(files)-len(masks), float(np.mean(aucs[3:])))
 
 def _pair_auc(logits, labels):
     "Area under the ROC curve of all pairs of N images, from (N, N) logits"

@@ -12,6 +12,7 @@ import random,textwrap,warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from PIL import Image
 from fastcore.basics import patch
@@ -168,7 +169,7 @@ def search(self:SimilarityFinder,
     min_probability:float|None=None # only matches with a P(same) of at least this, so that there may be none
 )->Matches: # best first; for a list of queries a list of `Matches`
     "The images of the whole gallery most probably of the query's class"
-    if min_probability is not None and not 0 <= min_probability <= 1: raise ValueError(f'min_probability lies between 0 and 1, not {min_probability}')
+    if min_probability is not None and not 0 <= min_probability <= np.nextafter(1, 2): raise ValueError(f'min_probability lies between 0 and 1, not {min_probability}')
     if not isinstance(fn, (str, Path, Image.Image)):
         fns = list(fn)
         if mass is not None: return [self.search(f, k, labels, mass, exclude, min_probability) for f in fns]
@@ -185,22 +186,26 @@ def explain(self:SimilarityFinder,
     fn, # an image file or an open image
     match, # another; or a `Match`
     method:str='exact', # how to make the maps: 'exact', 'fine' (finer, of the enlarged images), 'sharp' (down to pixels), 'expected' (what is missing as well, counted from 48 images of the gallery taken at random), or another key of `cam_methods` or `image_methods`
-    against=None, # explain why `match` rather than these images (a file, or a list); 'typical': 16 images of the gallery taken at random
+    against=None, # explain why `match` rather than these images (a file or a `Match`, or a list of them); 'typical': 16 other images of the gallery taken at random
     seed:int=42 # of the choice of images from the gallery
 )->Explanation:
     "Which parts of both images speak for \"same\", or for this match rather than others"
-    match = match.file if isinstance(match, Match) else match
+    def file(o): return o.file if isinstance(o, Match) else o
+    match = file(match)
+    def others(): # of the gallery
+        pair = {Path(o).resolve() for o in (fn, match) if isinstance(o, (str, Path))}
+        return [f for f in self.gallery.files if Path(f).resolve() not in pair]
     if isinstance(against, str) and against == 'typical':
-        rest = [f for f in self.gallery.files if str(f) not in (str(fn), str(match))]
+        rest = others()
         if not rest: raise ValueError('the gallery has no other images to hold the match against')
         against = random.Random(seed).sample(rest, min(16, len(rest)))
     elif against is None: against = []
-    elif isinstance(against, (str, Path, Image.Image)): against = [against]
-    return explain_pair(self.encoder, fn, match, method, against, _background(self, seed) if method in background_methods else None)
+    elif isinstance(against, (str, Path, Image.Image, Match)): against = [against]
+    return explain_pair(self.encoder, fn, match, method, [file(o) for o in against], _background(self, others(), seed) if method in background_methods else None)
 
-def _background(finder, seed, n=48):
-    "(n, 3, H, W): images of the gallery taken at random, or all of a smaller gallery; others stand in for those that cannot be opened"
-    files,out,bad = list(finder.gallery.files),[],[]
+def _background(finder, files, seed, n=48):
+    "(n, 3, H, W): images taken at random, or all of fewer; others stand in for those that cannot be opened"
+    out,bad = [],[]
     for f in random.Random(seed).sample(files, len(files)):
         try: out.append(finder.encoder.prep([f]))
         except ImageError as e: bad.append(str(e))
@@ -217,6 +222,7 @@ def similar_cams(self:SimilarityFinder,
     if self.idx is None: raise RuntimeError('similar_cams explains the last prediction: call predict(file) first')
     ex = self.explain(*self.fns[self.idx], method=method)
     ex.show()
+    ex._drawn = True # not once more as the cell's value
     return ex
 
 # %% ../nbs/05_finder.ipynb #9cf0525b
@@ -256,7 +262,8 @@ def threshold_at(self:SimilarityFinder,
 )->Threshold: # its score is a P(same), for `search(..., min_probability=)`
     "The lowest P(same) that keeps to a false positive rate"
     scored = score_queries(self.gallery, files, label_func, **kwargs)
-    return threshold_at(head_calibration(self.gallery.head).probability(scored.logits), scored.labels, scored.gallery_labels, fpr, per)
+    t = threshold_at(head_calibration(self.gallery.head).probability(scored.logits), scored.labels, scored.gallery_labels, fpr, per)
+    return t._replace(score=min(t.score, float(np.nextafter(1, 2)))) # the next number above 1: no match passes
 
 # %% ../nbs/05_finder.ipynb #c681c268
 @patch

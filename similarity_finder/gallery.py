@@ -19,6 +19,7 @@ from PIL import Image
 from fastcore.basics import patch
 from fastcore.foundation import L
 
+from .calibrate import head_calibration
 from .changes import Changes,file_key,file_stat,plan_changes
 from .data import image_files,label_func,report_skipped
 from .encode import PairEncoder
@@ -251,7 +252,7 @@ def _matches(self:Gallery, logits, k, keep, itself):
     if min(k, n) < 1: return []
     idxs = best(logits, min(k, n))
     logits = logits[idxs]
-    p = self.head.probability(logits.to(self.head.temperature.device)).cpu()
+    p = head_calibration(self.head).probability(logits) # of float64: at float32, logits from 17 on get 1
     return [Match(Path(self.rows.paths[i]), self.labels[i], z, q) for i,z,q in zip(idxs.tolist(), logits.tolist(), p.tolist())]
 
 # %% ../nbs/04_gallery.ipynb #e0df5ae4

@@ -165,6 +165,14 @@ def _binned(p, same, different, at, n):
         out += [np.bincount(cell, o, len(p)*n).reshape(len(p), n) for o in (None, p[query,column])]
     return out
 
+def _gaps(p, labels, gallery_labels=None, bins=15, equal='width', prior=None, weights=None):
+    "Probability less share of same pairs in each bin, times the bin's share of the pairs"
+    p,same,different = _probabilities(p, labels, gallery_labels, prior)
+    edges,at = _bins(p, same, different, bins, equal, prior)
+    n,pn,m,pm = (_weights(weights, len(p)) @ o for o in _binned(p, same, different, at, len(edges)-1))
+    N,M = n.sum(-1, keepdims=True),m.sum(-1, keepdims=True)
+    return _mean(pn, pm, N, M, prior) - _mean(n, 0, N, M, prior)
+
 def calibration_error(
     p, # (Q, G) or (N,), between 0 and 1
     labels, # Q labels; or the truth of each pair, without `gallery_labels`
@@ -174,12 +182,8 @@ def calibration_error(
     prior:float|None=None, # weigh the pairs so that this share is same; by default as they are
     weights=None # (Q,) or (B, Q), how often each query counts
 )->float: # between 0 and 1; a little above 0 even for honest probabilities, as shares are counted
-    "Expected calibration error: the mean difference between probability and share of same pairs, over bins"
-    p,same,different = _probabilities(p, labels, gallery_labels, prior)
-    edges,at = _bins(p, same, different, bins, equal, prior)
-    n,pn,m,pm = (_weights(weights, len(p)) @ o for o in _binned(p, same, different, at, len(edges)-1))
-    N,M = n.sum(-1, keepdims=True),m.sum(-1, keepdims=True)
-    return _value(np.abs(_mean(pn, pm, N, M, prior) - _mean(n, 0, N, M, prior)).sum(-1))
+    "Expected calibration error: the mean difference between probability and share of same pairs, over bins (Naeini et al. 2015, AAAI)"
+    return _value(np.abs(_gaps(p, labels, gallery_labels, bins, equal, prior, weights)).sum(-1))
 
 # %% ../nbs/06_metrics.ipynb #716d4712
 class Interval(NamedTuple):
@@ -198,6 +202,13 @@ def resample(
     rng,step = np.random.default_rng(seed),max(1, 2**23//n) # 64 MiB at a time
     for i in range(0, draws, step): yield np.stack([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(i, min(draws, i+step))])
 
+def _wilson(share, n, level):
+    "Wilson's interval of a share of n"
+    from scipy.stats import norm
+    z = norm.ppf((1+level)/2)
+    mid,half = (share + z*z/(2*n))/(1 + z*z/n),z*np.sqrt(share*(1-share)/n + z*z/(4*n*n))/(1 + z*z/n)
+    return mid-half,mid+half
+
 def bootstrap(
     measure, # a function of this module, or another that takes `weights`
     scores, # its first argument, one row a query
@@ -206,23 +217,23 @@ def bootstrap(
     level:float=0.95, # of confidence
     seed:int=42, # of the draws
     **kwargs # further arguments of `measure`
-)->Interval: # it holds the value, also where drawing twice the same biases a measure
-    "A measure with its confidence interval over queries"
+)->Interval: # it holds the value; not-a-number for the interval of a single query
+    "A measure with its confidence interval over queries (percentiles; Wilson's interval where all draws agree on 0 or 1)"
     if not 0 < level < 1: raise ValueError(f'level, the confidence, lies between 0 and 1, not {level}')
+    if draws < 1: raise ValueError(f'draws, how often queries are drawn, is at least 1, not {draws}')
+    if len(scores) < 2: return Interval(measure(scores, *args, **kwargs), np.nan, np.nan)
     value,many = measure(scores, *args, **kwargs),np.concatenate([measure(scores, *args, weights=w, **kwargs) for w in resample(len(scores), draws, seed)])
     many = many[~np.isnan(many)] # drawn without a pair of one kind
     if not len(many): return Interval(value, np.nan, np.nan)
     low,high = np.quantile(many, [(1-level)/2, (1+level)/2])
-    return Interval(value, min(low, value), max(high, value))
+    if low == high == value and value in (0,1): low,high = _wilson(value, len(scores), level)
+    if measure is calibration_error: # at most the true error and the bins' noise (triangle inequality)
+        here = _gaps(scores, *args, **kwargs)
+        noise = np.concatenate([np.abs(_gaps(scores, *args, weights=w, **kwargs) - here).sum(-1) for w in resample(len(scores), draws, seed)])
+        low = max(0, value - np.nanquantile(noise, (1+level)/2))
+    return Interval(value, float(min(low, value)), float(max(high, value)))
 
 # %% ../nbs/06_metrics.ipynb #0a4a2497
-def _wilson(share, n, level):
-    "Wilson's interval of a share of n"
-    from scipy.stats import norm
-    z = norm.ppf((1+level)/2)
-    mid,half = (share + z*z/(2*n))/(1 + z*z/n),z*np.sqrt(share*(1-share)/n + z*z/(4*n*n))/(1 + z*z/n)
-    return mid-half,mid+half
-
 def reliability(
     p, # (Q, G) or (N,), between 0 and 1
     labels, # Q labels; or the truth of each pair, without `gallery_labels`
@@ -242,11 +253,11 @@ def reliability(
         n,pn,m,pm = (w @ o for o in sums)
         N,M = (n.sum(-1, keepdims=True), m.sum(-1, keepdims=True)) if prior is not None else (1,1)
         a,b = (1,1) if prior is None else (_ratio(prior, N), _ratio(1-prior, M))
-        return n+m,_ratio(a*pn+b*pm, a*n+b*m),_ratio(a*n, a*n+b*m)
-    n,mean,share = shares(np.ones(len(p)))
+        return n+m,_ratio(a*pn+b*pm, a*n+b*m),_ratio(a*n, a*n+b*m),_ratio((a*n+b*m)**2, a*a*n+b*b*m) # Kish's effective number, where same and different weigh differently
+    n,mean,share,many = shares(np.ones(len(p)))
     drawn = np.concatenate([shares(w)[2] for w in resample(len(p), draws, seed)])[:,n > 0]
-    n,mean,share,low,high = (o[n > 0] for o in (n, mean, share, edges[:-1], edges[1:]))
-    band,wilson = np.nanquantile(drawn, [(1-level)/2, (1+level)/2], axis=0),_wilson(share, n, level)
+    n,mean,share,many,low,high = (o[n > 0] for o in (n, mean, share, many, edges[:-1], edges[1:]))
+    band,wilson = np.nanquantile(drawn, [(1-level)/2, (1+level)/2], axis=0),_wilson(share, many, level)
     return pd.DataFrame(dict(low=low, high=high, pairs=n.astype(int), p=mean, same=share,
                              same_low=np.minimum(band[0], wilson[0]).clip(0), same_high=np.maximum(band[1], wilson[1]).clip(max=1)))
 
@@ -303,6 +314,8 @@ def map_at_r(
     return _ratio(w @ ap, w @ (r[:,0] > 0))
 
 # %% ../nbs/06_metrics.ipynb #3150906b
+def _list(x): return x.tolist() if hasattr(x, 'tolist') else list(x)
+
 def filter_misses(
     allowed, # for each of Q queries the class that is looked at, or a collection of classes
     query_labels, # Q labels
@@ -311,9 +324,9 @@ def filter_misses(
 )->float: # between 0 and 1
     "Share of the queries for which a filter by class hides every right image, of those that have any in the gallery"
     if len(allowed) != len(query_labels): raise ValueError(f'{len(query_labels)} queries need as many classes, got {len(allowed)}')
-    has = set(gallery_labels)
+    allowed,query_labels,has = _list(allowed),_list(query_labels),set(_list(gallery_labels))
     known = np.array([q in has for q in query_labels])
-    hidden = np.array([q not in ({a} if isinstance(a, (str, int)) else set(a)) for a,q in zip(allowed, query_labels)]) & known
+    hidden = np.array([q not in (set(_list(a)) if np.iterable(a) and not isinstance(a, str) else {a}) for a,q in zip(allowed, query_labels)]) & known
     w = _weights(weights, len(known))
     return _ratio(w @ hidden, w @ known)
 
@@ -325,5 +338,6 @@ def none_rate(
 )->float: # between 0 and 1
     "Share of the queries without any match at or above a threshold"
     scores = _array(scores)
+    if np.isnan(scores).any(): raise ValueError(f'{np.isnan(scores).sum()} of {scores.size} scores are not numbers (NaN): minus infinity leaves a pair out')
     w = _weights(weights, len(scores))
     return _ratio(w @ (scores < threshold).all(1), w.sum(-1))

@@ -4,8 +4,9 @@ import torch
 from torch import nn
 from torchvision.models import mobilenet_v2, resnet18, squeezenet1_0
 
-from similarity_finder.cam import encoder_maps, exact_maps, hirescam_maps, image_methods, pair_maps, place_matrix
+from similarity_finder.cam import background_methods, cam_methods, encoder_maps, exact_maps, hirescam_maps, image_methods, pair_maps, place_matrix
 from similarity_finder.classifier import create_encoder, n_channels
+from similarity_finder.faithfulness import map_agreement, scrambled
 from similarity_finder.siamese import PairHead, SiameseModel
 
 
@@ -125,3 +126,50 @@ def test_evidence_is_what_occlusion_by_the_average_costs():
     with torch.no_grad(): cost = head(A, B) - head(gone, B)
     torch.testing.assert_close(exact_maps(head, A, B).a[:,1,0], cost, atol=1e-3, rtol=1e-3)
     assert (hirescam_maps(head, A, B).a[:,1,0] - cost).abs() > 1e-2
+
+
+@pytest.fixture(scope='module')
+def small():
+    "A network with as many hidden units as channels (which the article's maps need), a pair that is not alike, and other images"
+    torch.manual_seed(5)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, 2, 1), nn.ReLU())
+    model = SiameseModel(net, PairHead(12, 12))
+    model.head.delta.data.uniform_(-0.5, 0.5)
+    model.head.w.weight.data.uniform_(-1, 1)
+    with torch.no_grad():
+        for _ in range(80): model.train()(patches(8, (32,32))) # statistics that fit the weights
+    return model.eval(), patches(1, (32,32)), patches(1, (32,32)), patches(4, (32,32))
+
+
+every = [*cam_methods, *image_methods, *background_methods]
+
+
+@pytest.mark.parametrize('method', every)
+def test_swapped_images_swap_their_maps(small, method):
+    model, x1, x2, background = small
+    there, back = (pair_maps(model, *o, method, background=background) for o in ((x1, x2), (x2, x1)))
+    size = there.a.abs().max().item()
+    assert (there.a - there.b).abs().max() > 0.1*size # they are not the same map
+    torch.testing.assert_close(there.a, back.b, atol=1e-3*size, rtol=0)
+    torch.testing.assert_close(there.b, back.a, atol=1e-3*size, rtol=0)
+    torch.testing.assert_close(there.logit, back.logit, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize('method', every)
+def test_other_weights_give_other_maps(small, method):
+    "Maps are of the network, not of the image alone: the same numbers in another order give another map"
+    model, x1, x2, background = small
+    maps = pair_maps(model, x1, x2, method, background=background)
+    assert map_agreement(maps.a[0], maps.a[0]) == pytest.approx(1)
+    others = [map_agreement(maps.a[0], pair_maps(scrambled(model, seed), x1, x2, method, background=background).a[0]) for seed in range(8)]
+    assert abs(sum(others)/8) < 0.6, others
+
+
+def test_fine_says_which_encoder_takes_no_other_size(small):
+    class OneSize(nn.Module):
+        def __init__(self, net): super().__init__(); self.net = net
+        def forward(self, x):
+            assert x.shape[-1] == 32, 'wrong size'
+            return self.net(x)
+    model = SiameseModel(OneSize(small[0].encoder), small[0].head).eval()
+    with pytest.raises(ValueError, match="'fine' enlarges.*use 'exact' or 'sharp'"): pair_maps(model, small[1], small[2], 'fine')

@@ -17,7 +17,6 @@ def test_its_imports_work():
 def test_its_own_images_example(tmp_path, monkeypatch):
     "Run as it stands, on doodles in a folder for each label; only weights from the network and long training are left out"
     import shutil
-    from fastai.learner import Learner
     import similarity_finder.classifier as classifier
     import similarity_finder.siamese as siamese
     from similarity_finder.data import label_func
@@ -28,7 +27,8 @@ def test_its_own_images_example(tmp_path, monkeypatch):
     code = next(o for o in re.findall(r'```python\n(.*?)```', readme, re.S) if 'my_images' in o)
     shutil.copy(f, tmp_path/'new_image.jpg') # the example's query
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Learner, 'fine_tune', lambda self, epochs: self.fit_one_cycle(1, 1e-3), raising=False)
+    fit = siamese.SiameseLearner.fit_head
+    monkeypatch.setattr(siamese.SiameseLearner, 'fit_head', lambda self, n_epoch, **kwargs: fit(self, 1, **kwargs))
     for module, name in ((classifier, 'classifier_learner'), (siamese, 'siamese_learner')):
         make = getattr(module, name)
         monkeypatch.setattr(module, name, lambda dls, make=make, **kwargs: make(dls, classifier.convnet, pretrained=False, **kwargs))
