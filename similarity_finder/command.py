@@ -9,7 +9,7 @@ __all__ = ['app', 'Folder', 'Labels', 'Json', 'Workers', 'Strict', 'main', 'comm
            'labeller_of', 'picture_of']
 
 # %% ../nbs/07_command.ipynb #a201e698
-import contextlib,functools,json,sys
+import contextlib,functools,json,sys,warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -39,7 +39,11 @@ def command(f):
 def report(as_json):
     "Collects an answer; while it is made, standard output is kept clean for JSON"
     answer = {}
-    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext(): yield answer
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        told = warnings.showwarning
+        def tell(message, category, *args, **kwargs): return typer.echo(f'warning: {message}', err=True) if category is UserWarning else told(message, category, *args, **kwargs)
+        warnings.showwarning = tell # in a line, as errors are
+        yield answer
     if as_json: typer.echo(json.dumps(answer['json'], indent=1, default=str))
     else: typer.echo(answer['text'])
 

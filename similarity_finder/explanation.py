@@ -57,21 +57,23 @@ class Explanation:
         "What the maps add up to, in words"
         return ('difference' if self.n_others else 'logit') + (', enlarged' if self.maps.method == 'fine' else '')
 
-    def _sums(self):
-        "(name, value) of what leads to the logit, and of what leads on from there to the log-odds"
-        m = self.maps
-        parts = [('query', m.a.sum().item()), ('match', m.b.sum().item()), ('intercept', m.intercept.item()), ('not explained', m.residual().item())]
-        on = [] if self.n_others else [('not enlarged', self.pair_logit - self.logit), ('calibration', self.log_odds - self.pair_logit)]
-        kept = lambda o, always=(): [(k, v) for k,v in o if k in always or abs(v) > 5e-3]
-        return kept(parts, ('query','match','intercept')),kept(on)
+    def _parts(self):
+        "(name, logit) of what adds up to the logit"
+        m,rest = self.maps,self.maps.residual().item()
+        return [('query', m.a.sum().item()), ('match', m.b.sum().item()), ('intercept', m.intercept.item())] + [('not explained', rest)]*(abs(rest) > 5e-3)
+
+    def _on(self):
+        "(name, log-odds) of what leads from the logit's log-odds to those of P(same)"
+        on = [] if self.n_others else [('not enlarged', (self.pair_logit - self.logit)/self.temperature), ('prior', self.prior_shift)]
+        return [(k, v) for k,v in on if abs(v) > 5e-3]
 
     def table(self):
-        "A data frame of the sum: one row for each image and the rest, with the evidence for and against"
-        (parts,on),m = self._sums(),self.maps
-        rows = {k: dict(logit=v) for k,v in parts} | {self.explained: dict(logit=self.logit)} | {k: dict(logit=v) for k,v in on}
-        if on: rows['log-odds'] = dict(logit=self.log_odds)
-        for name,o in (('query', m.a), ('match', m.b)): rows[name] |= {'for':o.clamp_min(0).sum().item(), 'against':o.clamp_max(0).sum().item()}
-        return pd.DataFrame(rows).T[['logit','for','against']]
+        "A data frame of the sum: one row for each image and the rest, with the evidence for and against; `log-odds`: what it counts in the percentage"
+        rows = {k: dict(logit=v) for k,v in self._parts() + [(self.explained, self.logit)]}
+        for name,o in (('query', self.maps.a), ('match', self.maps.b)): rows[name] |= {'for':o.clamp_min(0).sum().item(), 'against':o.clamp_max(0).sum().item()}
+        for r in rows.values(): r['log-odds'] = r['logit']/self.temperature
+        if on := self._on(): rows |= {k: {'log-odds': v} for k,v in [*on, ('P(same)', self.log_odds)]}
+        return pd.DataFrame(rows).T[['logit','for','against','log-odds']]
 
     @property
     def title(self):
@@ -79,9 +81,9 @@ class Explanation:
         return f'P(same) {self.probability:.2%}' + (f', log-odds {self.logit/self.temperature:+.1f} to the mean of {self.n_others} other{"s"[:self.n_others > 1]}' if self.n_others else '')
 
     def __repr__(self):
-        parts,on = self._sums()
-        words = lambda o: ' '.join(f'{v:+.2f} ({k})' for k,v in o)
-        return f'{self.title}; {self.explained} {self.logit:+.2f} = {words(parts)}' + (f'; log-odds {self.log_odds:+.2f} = {self.logit:+.2f} {words(on)}' if on else '')
+        parts = ' '.join(f'{v:+.2f} ({k})' for k,v in self._parts())
+        how = f'{self.logit:+.2f}' + (f'/{self.temperature:.2f} (temperature)' if self.temperature != 1 else '') + ''.join(f' {v:+.2f} ({k})' for k,v in self._on())
+        return f'{self.title}; {self.explained} {self.logit:+.2f} = {parts}' + (f'; log-odds {self.log_odds:+.2f} = {how}' if not self.n_others and how != f'{self.logit:+.2f}' else '')
 
 # %% ../nbs/05_explanation.ipynb #d8961134
 evidence_cmap = ListedColormap(overlay(np.linspace(-1, 1, 255)[None], 1.)[0], 'evidence') # purple against, orange for
@@ -107,28 +109,27 @@ def show(self:Explanation,
     titles=('query','match'), # of the two images
     figsize=(7.,3.4) # inches
 ): # the axes of the two maps
-    "Both images, both maps on one scale with a legend, and how the logit comes about"
+    "Both images, both maps on one scale with a legend, and how the percentage comes about, in log-odds"
     fig = plt.figure(figsize=figsize, layout='constrained')
     adds_up = self.maps.method not in ('gradcam','weights','occlusion') # those have units of their own
     axs = fig.subplot_mosaic([['a','A','B','b'], ['bars']*4], height_ratios=[1,0.42]) if adds_up else fig.subplot_mosaic([['a','A','B','b']])
     for k,t,title in zip('ab', self.tensors, titles): show_image(t, ctx=axs[k]); axs[k].set_title(title, fontsize=8)
     show_maps(self.maps, *self.tensors, axs=[axs['A'],axs['B']])
-    for k,m in zip('AB', (self.maps.a, self.maps.b)): axs[k].set_title(f'evidence: {m.sum().item():+.1f}' if adds_up else 'evidence', fontsize=8)
+    for k,m in zip('AB', (self.maps.a, self.maps.b)): axs[k].set_title(f'evidence: {m.sum().item()/self.temperature:+.1f}' if adds_up else 'evidence', fontsize=8)
     bar = fig.colorbar(ScalarMappable(Normalize(-1,1), evidence_cmap), ax=[axs[k] for k in 'aABb'], shrink=0.8, pad=0.01, aspect=14, ticks=[-1,0,1])
-    most = map_scale(self.maps, *self.tensors)
+    most = map_scale(self.maps, *self.tensors)/self.temperature # in log-odds, as all that follows
     bar.ax.set_yticklabels([f'against\n{-most:.1g}','0',f'for\n{most:+.1g}'] if adds_up else ['against','0','for'], fontsize=7); bar.outline.set_visible(False)
     if adds_up:
-        parts,on = self._sums()
-        _waterfall(axs['bars'], parts+on, 'log-odds' if on else self.explained)
+        _waterfall(axs['bars'], [(k, v/self.temperature) for k,v in self._parts()] + self._on(), 'difference' if self.n_others else 'log-odds')
     fig.suptitle(self.title, fontsize=10)
     return np.array([axs['A'],axs['B']])
 
 @patch
-def _repr_png_(self:Explanation):
-    "The picture, for notebooks"
+def _repr_jpeg_(self:Explanation):
+    "The picture, for notebooks, small"
     if self.__dict__.pop('_drawn', False): return None # it has just been drawn
     fig,out = self.show()[0].figure,BytesIO()
-    fig.savefig(out, dpi=80, bbox_inches='tight')
+    fig.savefig(out, format='jpeg', dpi=80, bbox_inches='tight')
     plt.close(fig)
     return out.getvalue()
 
