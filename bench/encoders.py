@@ -1,0 +1,53 @@
+"""The library's own recipe (`fit_head`) on other encoders: writes bench/encoders.csv. What is there already is not measured again.
+
+    FASTAI_HOME=... python bench/encoders.py --weights squeezenet1_0.pth [--arch squeezenet1_0 --seeds 6 7 8 --protocols new known]
+
+Splits as in quality.py; siamese_learner on the training images, its head and the encoder's last two blocks trained for 24 epochs on six augmented views, as `train_finder` does it. Beside it the cosine of the encoder's features before any training.
+"""
+import argparse, csv
+from pathlib import Path
+import torch, torch.nn.functional as F
+from fastai.torch_core import set_seed
+from torchvision import models
+from common import here
+from protocols import Protocol
+from similarity_finder.data import label_func, pets
+from similarity_finder.encode import PairEncoder
+from similarity_finder.pairs import siamese_dls
+from similarity_finder.siamese import siamese_learner
+
+
+def measured(protocol, arch, weights):
+    "Measures of raw features and of the trained network"
+    files, p = pets(), protocol
+    dls = siamese_dls(files, splitter=lambda _: (p.train, p.query), size=224, bs=32, seed=p.seed, num_workers=0)
+    set_seed(p.seed, reproducible=True)
+    learn = siamese_learner(dls, arch, weights=weights, seed=p.seed)
+    prep = PairEncoder(learn.model.eval(), dls).prep
+    with torch.no_grad(): raw = F.normalize(torch.cat([learn.model.encoder(prep(files[i:i+32])).mean((2, 3)) for i in range(0, len(files), 32)]))
+    out = {'raw features': p.measures(p.scores_of(lambda q, g: raw[q] @ raw[g].T))}
+    with learn.no_bar(), learn.no_logging(): learn.fit_head(24, 1e-3, bs=64, blocks=2, views=6, seed=p.seed)
+    vectors = PairEncoder(learn.model.eval(), dls).encode(files, num_workers=0, progress=False).vectors
+    with torch.no_grad(): out['default'] = p.measures(p.scores_of(lambda q, g: learn.model.head.all_logits(vectors.rows(q), vectors.rows(g))))
+    return out
+
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument('--weights', required=True, help='ImageNet weights of the encoder')
+    a.add_argument('--arch', default='squeezenet1_0', help='a model of torchvision')
+    a.add_argument('--seeds', type=int, nargs='+', default=[6, 7, 8])
+    a.add_argument('--protocols', nargs='+', default=['new', 'known'])
+    a.add_argument('--out', type=Path, default=here/'encoders.csv')
+    a = a.parse_args()
+    torch.set_num_threads(1)
+    if not a.out.exists(): a.out.write_text('encoder,protocol,method,seed,measure,value\n')
+    done = {(r['encoder'], r['protocol'], r['seed']) for r in csv.DictReader(open(a.out))}
+    for protocol in a.protocols:
+        for seed in [s for s in a.seeds if (a.arch, protocol, str(s)) not in done]:
+            out = measured(Protocol(protocol, [label_func(f) for f in pets()], seed), getattr(models, a.arch), a.weights)
+            with open(a.out, 'a') as f: f.writelines(f'{a.arch},{protocol},{m},{seed},{k},{v:.5f}\n' for m, o in out.items() for k, v in o.items())
+            print(a.arch, protocol, seed, {m: {k: round(float(v), 3) for k, v in o.items()} for m, o in out.items()}, flush=True)
+
+
+if __name__ == '__main__': main()
