@@ -253,7 +253,8 @@ def reliability(
         n,pn,m,pm = (w @ o for o in sums)
         N,M = (n.sum(-1, keepdims=True), m.sum(-1, keepdims=True)) if prior is not None else (1,1)
         a,b = (1,1) if prior is None else (_ratio(prior, N), _ratio(1-prior, M))
-        return n+m,_ratio(a*pn+b*pm, a*n+b*m),_ratio(a*n, a*n+b*m),_ratio((a*n+b*m)**2, a*a*n+b*b*m) # Kish's effective number, where same and different weigh differently
+        with np.errstate(invalid='ignore'): # draws without a pair of one kind
+            return n+m,_ratio(a*pn+b*pm, a*n+b*m),_ratio(a*n, a*n+b*m),_ratio((a*n+b*m)**2, a*a*n+b*b*m) # Kish's effective number, where same and different weigh differently
     n,mean,share,many = shares(np.ones(len(p)))
     drawn = np.concatenate([shares(w)[2] for w in resample(len(p), draws, seed)])[:,n > 0]
     n,mean,share,many,low,high = (o[n > 0] for o in (n, mean, share, many, edges[:-1], edges[1:]))

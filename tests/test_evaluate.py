@@ -6,9 +6,10 @@ import pytest
 
 from similarity_finder.calibrate import Calibration, head_calibration, store_calibration
 from similarity_finder.data import ImageError, label_func
-from similarity_finder.evaluate import calibrate_head, evaluate, score_queries
+from similarity_finder.evaluate import calibrate_head, evaluate, measure_table, score_queries
 from similarity_finder.finder import SimilarityFinder
 from similarity_finder.gallery import Gallery
+from similarity_finder.metrics import calibration_error
 
 
 @pytest.fixture
@@ -105,3 +106,36 @@ def test_nothing_similar_is_shown_as_that(parts, tmp_path):
     assert nothing.save(tmp_path/'none.png').stat().st_size > 3000
     assert [len(m) for m in f.search(queries[:2], min_probability=0.5)] == [0, 0]
     with pytest.raises(ValueError, match='min_probability lies between'): f.search(queries[0], min_probability=2)
+
+
+@pytest.mark.parametrize('shift', [12., 200.])
+def test_a_threshold_keeps_its_rate_where_probabilities_are_nearly_one(parts, shift):
+    "Where float32 has 1 for every pair, search still shows wrong images for as many queries as `threshold_at` has measured; where float64 has, for none"
+    gallery, queries, _ = parts
+    f = SimilarityFinder.from_parts(None, gallery)
+    store_calibration(Calibration(1., shift, 0.5), gallery.head)
+    t = f.threshold_at(queries, fpr=0.1, progress=False)
+    shown = f.search(queries, k=len(gallery), min_probability=t.score)
+    wrong = [any(m.label != label_func(q) for m in ms) for q, ms in zip(queries, shown)]
+    assert t.n == len(queries) and np.mean(wrong) == pytest.approx(t.fpr, abs=1.5/len(queries)) and t.fpr <= 0.1
+    assert (t.fpr > 0 and any(shown)) if shift == 12 else not any(shown)
+
+
+def test_a_filter_hides_only_what_a_query_could_find(parts):
+    "A query whose label the gallery has not cannot be hidden from; the others are, wherever the classifier is wrong"
+    gallery, queries, breeds = parts
+    scored = score_queries(gallery, queries, progress=False)
+    some = np.flatnonzero(scored.known)[0]
+    said = [l if i != some else breeds[0] for i, l in enumerate(scored.labels)]
+    table = measure_table(scored, Calibration(), said, draws=2)
+    assert table.value['filter_misses'] == pytest.approx(1/scored.known.sum())
+    assert measure_table(scored, Calibration(), scored.labels, draws=2).value['filter_misses'] == 0
+
+
+def test_another_prior_is_compared_at_that_prior(parts):
+    gallery, queries, _ = parts
+    scored = score_queries(gallery, queries, progress=False)
+    known = scored.rows(scored.known)
+    store_calibration(Calibration(2., -1., 0.05), gallery.head)
+    before = calibration_error(Calibration(2., -1., 0.05).at_prior(0.5).probability(known.logits), known.labels, known.gallery_labels, prior=0.5)
+    assert calibrate_head(gallery.head, scored, prior=0.5, draws=2).before.value == pytest.approx(before)

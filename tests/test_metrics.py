@@ -152,3 +152,13 @@ def test_a_query_without_mates_counts_for_nothing():
     z, q, g = made_up()
     for f in (m.recall_at_k, m.map_at_r): assert f(np.r_[z, [z[0]]], np.r_[q, 99], g) == pytest.approx(f(z, q, g))
     assert np.isnan(m.recall_at_k(z[:2], [99, 99], g))
+
+
+def test_the_band_of_reweighted_pairs_is_as_wide_as_few_pairs_make_it():
+    "One same pair of 37, weighed as one half: a share of one half that rests on hardly four pairs"
+    p, same = np.full((37, 1), 0.5), np.arange(37)[:, None] == 0
+    row = m.reliability(p, same, prior=0.5, bins=1, draws=20).iloc[0]
+    assert row['same'] == pytest.approx(0.5)
+    n = 1/(0.5**2/1 + 0.5**2/36) # Kish: (sum of weights)^2 / sum of their squares
+    low, high = 0.5 - 1.96*np.sqrt(n*0.25 + 1.96**2/4)/(n + 1.96**2), 0.5 + 1.96*np.sqrt(n*0.25 + 1.96**2/4)/(n + 1.96**2)
+    assert row.same_low <= low + 1e-3 and row.same_high >= high - 1e-3
