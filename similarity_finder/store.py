@@ -24,7 +24,7 @@ from .gallery import Gallery
 from .head import PairHead
 from .preprocess import Preprocess
 from .siamese import SiameseModel
-from .table import GalleryTable,StoreError,list_galleries
+from .table import StoreError,drop_gallery,list_galleries
 
 # %% ../nbs/04_store.ipynb #a254dc61
 def describe_encoder(
@@ -187,7 +187,7 @@ def _tidy(path, d):
     for f in [*path.glob('siamese-*.safetensors'), *path.glob('classifier-*.safetensors'), *path.glob('.*.part')]:
         if f.name not in keep: f.unlink(missing_ok=True)
     for name in list_galleries(path/'gallery'):
-        if name.startswith('gallery_') and name != d['gallery']: GalleryTable.open(path/'gallery', name=name).db.drop_table(name)
+        if name.startswith('gallery_') and name != d['gallery']: drop_gallery(path/'gallery', name)
 
 # %% ../nbs/04_store.ipynb #09882cd1
 def read_description(

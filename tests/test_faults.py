@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,6 +127,19 @@ def test_killed_while_saving(finder, doodles, tmp_path, processes):
     assert seen == {1., -1.}, 'no save ever came through: the test proves nothing'
     SimilarityFinder.from_parts(classifier, g).save(place) # and the next one leaves nothing behind
     assert len(list(place.glob('*.safetensors'))) == 2 and not list(place.glob('.*.part'))
+
+
+def test_a_removal_that_was_cut_off_is_finished_by_the_next_save(finder, doodles, tmp_path):
+    "An old table has lost its manifests, as when a save is killed while it tidies up"
+    place = tmp_path/'finder'
+    gallery = Gallery.from_files(doodles[:5], finder.encoder, progress=False)
+    SimilarityFinder.from_parts(None, gallery).save(place)
+    old = next((place/'gallery').glob('gallery_*.lance'))
+    half = old.with_name('gallery_00000000_00000000.lance')
+    shutil.copytree(old, half)
+    shutil.rmtree(half/'_versions')
+    SimilarityFinder.from_parts(None, Gallery(gallery.encoder, gallery.rows, gallery.label_func)).save(place)
+    assert not half.exists() and len(SimilarityFinder.load(place).gallery) == 5
 
 
 def test_a_first_save_that_is_cut_off_is_said(finder, doodles, tmp_path):
