@@ -259,7 +259,7 @@ def fine_maps(
     shift = place_shift(model.encoder)
     with evaluating(model):
         try: A,B = encoder_maps(model, x1, x2)
-        except (AssertionError, RuntimeError, ValueError) as e: raise ValueError(f"method 'fine' enlarges images of {size} to {tuple(x1.shape[-2:])} pixels, and the encoder does not take those: use 'exact' or 'sharp'") from e
+        except (AssertionError, RuntimeError, ValueError) as e: raise ValueError(f"method 'fine' enlarges images of {size} to {tuple(x1.shape[-2:])} pixels, and the encoder fails on those ({(str(e).splitlines() or [type(e).__name__])[0]}): use 'exact' or 'sharp'") from e
         m = exact_maps(model.head, A, B).placed(shift)._replace(method='fine')
         if not mirror: return m
         n = exact_maps(model.head, *encoder_maps(model, x1.flip(3), x2.flip(3))).placed(shift)

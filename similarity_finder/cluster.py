@@ -289,5 +289,5 @@ def why(self:Clusters,
             ax.imshow(t.permute(1,2,0)); ax.axis('off'); ax.set_title(f.stem, fontsize=7)
         row[0].set_title(f'P(same) {p:.1%}\n{a.stem}', fontsize=7)
         show_maps(ex.maps, *ex.tensors, axs=row[2:])
-        for ax in row[2:]: ax.set_title(f'evidence {ax.get_title()}', fontsize=7)
+        for ax,v in zip(row[2:], ex.evidence): ax.set_title(f'evidence {v:+.1f}', fontsize=7)
     return fig

@@ -53,6 +53,11 @@ class Explanation:
         return self.pair_logit/self.temperature + self.prior_shift
 
     @property
+    def evidence(self):
+        "What the maps of query and match add up to, in log-odds"
+        return tuple(o.sum().item()/self.temperature for o in self.maps[:2])
+
+    @property
     def explained(self):
         "What the maps add up to, in words"
         return ('difference' if self.n_others else 'logit') + (', enlarged' if self.maps.method == 'fine' else '')
@@ -115,7 +120,7 @@ def show(self:Explanation,
     axs = fig.subplot_mosaic([['a','A','B','b'], ['bars']*4], height_ratios=[1,0.42]) if adds_up else fig.subplot_mosaic([['a','A','B','b']])
     for k,t,title in zip('ab', self.tensors, titles): show_image(t, ctx=axs[k]); axs[k].set_title(title, fontsize=8)
     show_maps(self.maps, *self.tensors, axs=[axs['A'],axs['B']])
-    for k,m in zip('AB', (self.maps.a, self.maps.b)): axs[k].set_title(f'evidence: {m.sum().item()/self.temperature:+.1f}' if adds_up else 'evidence', fontsize=8)
+    for k,v in zip('AB', self.evidence): axs[k].set_title(f'evidence: {v:+.1f}' if adds_up else 'evidence', fontsize=8)
     bar = fig.colorbar(ScalarMappable(Normalize(-1,1), evidence_cmap), ax=[axs[k] for k in 'aABb'], shrink=0.8, pad=0.01, aspect=14, ticks=[-1,0,1])
     most = map_scale(self.maps, *self.tensors)/self.temperature # in log-odds, as all that follows
     bar.ax.set_yticklabels([f'against\n{-most:.1g}','0',f'for\n{most:+.1g}'] if adds_up else ['against','0','for'], fontsize=7); bar.outline.set_visible(False)

@@ -180,7 +180,7 @@ def show(self:Matched,
         for ax,(_,p) in zip(row[1:], mine.iterrows()): _picture(ax, self.files[p[second]][0], f'{second}, {p.p_same:.1%} same\n{self._covariates(p, second)}')
         if maps:
             why = self.explain(self.pairs.index.get_loc(mine.index[0]))
-            show_maps(why.maps, *why.tensors, axs=row[-2:], titles=[f'{side}: {m.sum():+.1f}' for side,m in zip(self.sides, why.maps[:2])])
+            show_maps(why.maps, *why.tensors, axs=row[-2:], titles=[f'{side}: {v:+.1f}' for side,v in zip(self.sides, why.evidence)])
             for ax in row[-2:]: ax.title.set_fontsize(8)
     return fig
 

@@ -222,15 +222,14 @@ def bootstrap(
     if not 0 < level < 1: raise ValueError(f'level, the confidence, lies between 0 and 1, not {level}')
     if draws < 1: raise ValueError(f'draws, how often queries are drawn, is at least 1, not {draws}')
     if len(scores) < 2: return Interval(measure(scores, *args, **kwargs), np.nan, np.nan)
-    value,many = measure(scores, *args, **kwargs),np.concatenate([measure(scores, *args, weights=w, **kwargs) for w in resample(len(scores), draws, seed)])
+    value,of_bins = measure(scores, *args, **kwargs),measure is calibration_error
+    many = np.concatenate([(_gaps if of_bins else measure)(scores, *args, weights=w, **kwargs) for w in resample(len(scores), draws, seed)])
+    if of_bins: noise,many = np.abs(many - _gaps(scores, *args, **kwargs)).sum(-1),np.abs(many).sum(-1)
     many = many[~np.isnan(many)] # drawn without a pair of one kind
     if not len(many): return Interval(value, np.nan, np.nan)
     low,high = np.quantile(many, [(1-level)/2, (1+level)/2])
     if low == high == value and value in (0,1): low,high = _wilson(value, len(scores), level)
-    if measure is calibration_error: # at most the true error and the bins' noise (triangle inequality)
-        here = _gaps(scores, *args, **kwargs)
-        noise = np.concatenate([np.abs(_gaps(scores, *args, weights=w, **kwargs) - here).sum(-1) for w in resample(len(scores), draws, seed)])
-        low = max(0, value - np.nanquantile(noise, (1+level)/2))
+    if of_bins: low = max(0, value - np.nanquantile(noise, (1+level)/2)) # it is at most the true error and the bins' noise (triangle inequality)
     return Interval(value, float(min(low, value)), float(max(high, value)))
 
 # %% ../nbs/06_metrics.ipynb #0a4a2497

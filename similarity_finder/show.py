@@ -67,6 +67,6 @@ def draw_reasons(
             ax.imshow(t.permute(1,2,0)); ax.axis('off'); ax.set_title(title, fontsize=8)
         if truth not in (None, m.label): row[1].title.set_color('#c1272d')
         show_maps(why.maps, *why.tensors, axs=row[2:])
-        for ax in row[2:]: ax.set_title(f'evidence\n{ax.get_title()}', fontsize=8)
+        for ax,v in zip(row[2:], why.evidence): ax.set_title(f'evidence\n{v:+.1f}', fontsize=8)
     fig.tight_layout(pad=0.4)
     return _save(fig, fname)

@@ -146,3 +146,11 @@ def test_nothing_is_encoded_again(finder, doodles, tmp_path):
     finally:
         store_calibration(Calibration(), head)
         finder.gallery.table = None
+
+
+def test_a_threshold_between_two_neighbouring_numbers_keeps_its_rate():
+    "Nothing lies between them, and the mean of the two is rounded to one or the other"
+    for low in (1., np.nextafter(1, 2)): # rounding to even goes down after one of these, up after the other
+        high = np.nextafter(low, 2)
+        with pytest.warns(UserWarning, match='cannot be seen'): t = threshold_at([low, high], [0, 1], fpr=0)
+        assert (t.score, t.fpr, t.tpr) == (high, 0, 1)
