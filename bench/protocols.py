@@ -181,7 +181,8 @@ def sampled_pairs(labels, n, rng):
 
 
 default = dict(loss='pairs', tail=2, views='both', bs=64, k=4, epochs=12, lr=1e-3, lr_enc=4e-4, n_hidden=512, drop=(0.25,0.5), pool='concat', share=0.5, metric=True, symmetric=True,
-               still=True, ema=0., ema_start=0., wd=0.1, ce=0., smooth=0., pct_start=0.25, hard=0., rank=0., rank_e=0., detach=False, apart=False, zero=True, tau=0.1, distill=0.)
+               still=True, ema=0., ema_start=0., wd=0.1, ce=0., smooth=0., pct_start=0.25, hard=0., rank=0., rank_e=0., detach=False, apart=False, zero=True, tau=0.1, distill=0.,
+               mix=1., again=1/2) # how much of the trained blocks there is in their mean with what they were (1: all of it); then the head learns again, for this share of the epochs
 
 
 class Caches:
@@ -224,7 +225,7 @@ def train(p, caches, **cfg):
         net.forward = lambda x: head(*tail(x).chunk(2))
         idxs = lambda: [i for _ in range(len(labels)//bs) for i in sampled_pairs(labels, bs//2, rng)]
     else: idxs = lambda: class_batches(labels, bs, k, rng)
-    dl = DataLoader(Views(x, y, p.seed), bs=bs, drop_last=True, num_workers=0, get_idxs=idxs)
+    def loader(x): return DataLoader(Views(x, y, p.seed), bs=bs, drop_last=True, num_workers=0, get_idxs=idxs)
     pair = PairLoss()
     base = metric_loss(c['loss']) if embed else partial(F.cross_entropy, label_smoothing=0.1) if classify else (lambda z, y: pair(z, (y[:len(y)//2] == y[len(y)//2:]).long())) if c['loss'] == 'sampled' else \
            smooth_loss(c['smooth'], c['hard'], c['rank'])
@@ -235,7 +236,7 @@ def train(p, caches, **cfg):
         if not isinstance(out, tuple): return base(out, y)
         return base(out[0], y) + c['ce']*F.cross_entropy(out[1], y, label_smoothing=0.1)
     cbs = [Average(c['ema'], c['ema_start'])] if c['ema'] else []
-    def learner(f):
+    def learner(f, net, dl):
         return Learner(DataLoaders(dl, dl), net, loss_func=f, opt_func=adamw, wd=c['wd'], cbs=cbs, splitter=lambda m: [o for o in [params(m.tail)] if o] + [params(m.head) + (params(m.cls) if m.cls is not None else [])],
                        train_bn=False)
     if c['loss'] == 'pairs' and c['metric']:
@@ -244,10 +245,19 @@ def train(p, caches, **cfg):
             head.eval(); head.fit_metric(head.vectors(tail.eval()(plain[tr[i]].float())).e, y[i])
     start, key = time.process_time(), hashlib.sha256(json.dumps([p.name, p.seed, {k: v for k, v in cfg.items() if k != 'share'}], sort_keys=True).encode()).hexdigest()[:12]
     fname = caches.folder/f'net_{p.name}_{p.seed}_{key}.pt' # trained once
+    before = copy.deepcopy(tail.state_dict())
     if (kept := fname.exists()): net.load_state_dict(torch.load(fname))
     else:
-        silent(learner(loss), c['epochs'], np.array([c['lr_enc'], c['lr']]) if c['tail'] else c['lr'], pct_start=c['pct_start'])
+        silent(learner(loss, net, loader(x)), c['epochs'], np.array([c['lr_enc'], c['lr']]) if c['tail'] else c['lr'], pct_start=c['pct_start'])
         torch.save(net.state_dict(), fname)
+    if c['mix'] < 1:
+        kept = False
+        tail.load_state_dict({k: torch.lerp(before[k], v, c['mix']) if v.is_floating_point() else v for k, v in tail.state_dict().items()})
+        set_seed(p.seed, reproducible=True)
+        net.eval()
+        net.tail, x = nn.Identity(), torch.stack([features(tail, v) for v in x])
+        silent(learner(loss, net, loader(x)), round(c['again']*c['epochs']), c['lr'], pct_start=c['pct_start'])
+        net.tail = tail
     seconds = time.process_time()-start
     net.eval()
     if isinstance(head, PairHead): head.damp(c['share']) # nothing to damp without a metric term
@@ -259,7 +269,7 @@ def train(p, caches, **cfg):
             score = lambda q, g: torch.cat([net.head.all_logits(vec.rows(q[i:i+16]), vec.rows(g)) for i in range(0, len(q), 16)])
     def scored(q, g):
         with torch.no_grad(): return score(q, g)
-    info = dict(seconds=seconds, images=c['epochs']*(len(tr)//bs*bs), kept=kept)
+    info = dict(seconds=seconds, images=c['epochs']*(len(tr)//bs*bs) + (x.shape[0]*x.shape[1] if c['mix'] < 1 else 0), kept=kept)
     if classify:
         with torch.no_grad(): info['predicted'] = np.array(sorted(set(p.labels[p.train])))[net.head(A.float()).argmax(1).numpy()]
     return scored, net, info

@@ -45,6 +45,8 @@ methods = {
 methods |= {f'{name}, 24 epochs{at}': dict(methods[name], epochs=24, **({'lr_enc': 2e-4} if at else {}))
             for name in ('default', 'SupCon', 'MultiSimilarity', 'classifier features', 'article, all pairs', 'article')
             for at in ((' at 2e-4', '') if name in ('default', 'SupCon', 'MultiSimilarity') else ('',))}
+# the last blocks go back part of the way that they came: weights between those before and after the training
+methods |= {f'{name}, 24 epochs, mixed': dict(methods[f'{name}, 24 epochs'], mix=0.65) for name in ('default', 'SupCon')}
 omniglot_methods = {'pixels': None, 'classifier features': 'classifier', 'article': 'sampled', 'SupCon': 'supcon', 'MultiSimilarity': 'ms',
                     'article, all pairs': 'head', 'default': 'ours'}
 

@@ -204,6 +204,10 @@ def _maps(learn, ds, first, keep, views):
     with evaluating(learn.model), torch.no_grad(): xs,ys = zip(*(once(*o) for o in [(learn.dls.valid, 1)] + [(learn.dls.train, 0)]*views))
     return torch.stack(xs),ys[0]
 
+def _through(last, x, device, bs=64):
+    "What a head needs of (V, N, ...) maps after the last blocks"
+    with evaluating(last), torch.no_grad(): return torch.stack([torch.cat([summarise(last(o.to(device).float())).cpu() for o in view.split(bs)]) for view in progress_bar(x, leave=False)])
+
 class _Still(nn.Module):
     "Blocks that learn while their batch statistics stay as they are"
     def __init__(self, m): super().__init__(); self.m = m
@@ -218,26 +222,35 @@ def fit_head(self:SiameseLearner,
     seed:int=42, # of augmentation, of the order of the batches and of dropout
     blocks:int=0, # of the encoder, counted from its end, that learn with the head; their maps are kept in memory
     views:int=0, # augmented views of each image, beside the image as it is
-    lr_blocks:float=2e-4, # highest learning rate of those blocks
+    lr_blocks:float=4e-4, # highest learning rate of those blocks
+    mix:float=0.65, # how much of those blocks as trained there is in the mean of their weights with those from before; unless it is 1, the head then learns for half as many epochs again, on what the mean gives
     share:float=0.5 # how much the article's term of the head counts afterwards, see `PairHead.damp`
 )->SiameseLearner: # itself
     "Train the head, and the encoder's last blocks if wished, on all pairs; the other blocks see each view of an image once"
     if not isinstance(self.dls.train, AllPairsDL): raise ValueError("fit_head trains on all pairs of a batch: use siamese_dls(..., pairs='all')")
-    k,rng = self.dls.train.k,random.Random(seed)
+    if not 0 <= mix <= 1: raise ValueError(f'mix, how much of the trained blocks is kept, is from 0 to 1, not {mix}')
+    k,rng,device = self.dls.train.k,random.Random(seed),next(self.model.parameters()).device
     first,last = last_blocks(self.model.encoder, blocks)
-    keep = torch.Tensor.half if blocks else summarise
-    def loader(ds, valid):
-        x,y = _maps(self, ds, first, keep, 0 if valid else views)
-        n,labels = max(2, min(bs or self.dls.train.bs, len(ds))),y.tolist()
+    before,grads = copy.deepcopy(last.state_dict()),[(o, o.requires_grad) for o in last.parameters()]
+    def loader(x, y, valid):
+        n,labels = max(2, min(bs or self.dls.train.bs, len(y))),y.tolist()
         return DataLoader(Views(x, y, seed), bs=n, drop_last=True, get_idxs=lambda: class_batches(labels, n, k, random.Random(seed) if valid else rng))
+    def fit(maps, encoder, n_epoch, lr):
+        dls = DataLoaders(*(loader(*o, i) for i,o in enumerate(maps)), device=device)
+        learn = Learner(dls, SiameseModel(encoder, self.model.head), loss_func=self.loss_func, opt_func=self.opt_func, wd=self.wd, metrics=self.metrics,
+                        splitter=siamese_splitter if params(encoder) else trainable_params)
+        with nullcontext() if hasattr(self, 'progress') else learn.no_bar(): learn.fit_one_cycle(n_epoch, lr)
     with no_random(seed), nullcontext() if hasattr(self, 'progress') else self.no_bar():
-        dls = DataLoaders(*(loader(ds, i) for i,ds in enumerate((self.dls.train_ds, self.dls.valid_ds)) if len(ds)), device=next(self.model.parameters()).device)
-        was = [(o, o.requires_grad) for o in last.parameters()]
-        for o,_ in was: o.requires_grad_(True)
-        learn = Learner(dls, SiameseModel(_Still(last), self.model.head), loss_func=self.loss_func, opt_func=self.opt_func, wd=self.wd, metrics=self.metrics,
-                        splitter=siamese_splitter if blocks else trainable_params)
-        with nullcontext() if hasattr(self, 'progress') else learn.no_bar(): learn.fit_one_cycle(n_epoch, np.array([lr_blocks, lr]) if blocks else lr)
-        for o,grad in was: o.requires_grad_(grad)
+        maps = [_maps(self, ds, first, torch.Tensor.half if blocks else summarise, 0 if i else views) for i,ds in enumerate((self.dls.train_ds, self.dls.valid_ds)) if len(ds)]
+        if blocks:
+            for o,_ in grads: o.requires_grad_(True)
+            fit(maps, _Still(last), n_epoch, np.array([lr_blocks, lr]))
+            for o,grad in grads: o.requires_grad_(grad)
+        if not blocks or mix < 1:
+            if blocks:
+                last.load_state_dict({k: before[k].lerp(v, mix) if v.is_floating_point() else v for k,v in last.state_dict().items()})
+                maps,n_epoch = [(_through(last, x, device), y) for x,y in maps],max(1, n_epoch//2)
+            fit(maps, nn.Identity(), n_epoch, lr)
     self.model.head.damp(share)
     return self
 
