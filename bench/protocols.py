@@ -243,7 +243,7 @@ def train(p, caches, **cfg):
         with torch.no_grad():
             i = class_batches(labels, bs, k, random.Random(0))[:bs]
             head.eval(); head.fit_metric(head.vectors(tail.eval()(plain[tr[i]].float())).e, y[i])
-    start, key = time.process_time(), hashlib.sha256(json.dumps([p.name, p.seed, {k: v for k, v in cfg.items() if k != 'share'}], sort_keys=True).encode()).hexdigest()[:12]
+    start, key = time.process_time(), hashlib.sha256(json.dumps([p.name, p.seed, {k: v for k, v in cfg.items() if k not in ('share', 'mix', 'again')}], sort_keys=True).encode()).hexdigest()[:12]
     fname = caches.folder/f'net_{p.name}_{p.seed}_{key}.pt' # trained once
     before = copy.deepcopy(tail.state_dict())
     if (kept := fname.exists()): net.load_state_dict(torch.load(fname))
@@ -254,6 +254,7 @@ def train(p, caches, **cfg):
         kept = False
         tail.load_state_dict({k: torch.lerp(before[k], v, c['mix']) if v.is_floating_point() else v for k, v in tail.state_dict().items()})
         set_seed(p.seed, reproducible=True)
+        net.before, c = None, {**c, 'distill': 0.} # there is nothing left to forget
         net.eval()
         net.tail, x = nn.Identity(), torch.stack([features(tail, v) for v in x])
         silent(learner(loss, net, loader(x)), round(c['again']*c['epochs']), c['lr'], pct_start=c['pct_start'])

@@ -6,11 +6,10 @@ Known breeds: a quarter of each breed's photographs held out; they are the queri
 held out of all training; each of their photographs is a query among all the others of those breeds. Fixed pairs, as in fastai's siamese tutorial:
 each held-out photograph of a known breed with one other, half of them of the same breed; drawn ten times. Unseen characters: Omniglot.
 
-The augmented views that the networks learn from are drawn once, before the splits. The photographs were run three times, on three machines, each with views of its own: `--name "pets again"`, and `--name third --seeds 6 7 8 9 10 11` (networks of 24 epochs only), each with another --cache.
-The recipe was chosen on splits of the photographs by seeds 0 to 2; those by seeds 3 to 11 are only measured. The rates of the networks of 24 epochs were chosen on seeds 0 to 2 as well:
-`--seeds 0 1 2 --name "pets again" --protocols known new --methods "raw features" "default, 24 epochs at 2e-4" "default, 24 epochs" "SupCon, 24 epochs at 2e-4" "SupCon, 24 epochs" ...`.
-The library's default is 'default, 24 epochs at 2e-4'; it was 'default' (12 epochs at 4e-4). Networks of 24 epochs were run on seeds 0 to 5 in 'pets again' and on 6 to 11 in 'third'; what is said of the first image of each query, and the class filter's misses, in 'third' only.
-All methods see the same images, start from the same encoder and encode the same number of images while they train.
+The augmented views that the networks learn from are drawn once, before the splits. The photographs were run three times, on three machines, each with views of its own and another --cache: `--name pets`, `--name "pets again"`, and `--name third --seeds 3 4 5 6 7 8 9 10 11` (networks of 24 epochs only).
+The recipe was chosen on splits of the photographs by seeds 0 to 2 (recipe.py); those by seeds 3 to 11 are only measured.
+The library's default is 'default, 24 epochs, mixed'; it was 'default' (12 epochs at 4e-4) and then 'default, 24 epochs at 2e-4', whose rate was chosen on seeds 0 to 2 in 'pets again'. What is said of the first image of each query, and the class filter's misses, is in 'third' only.
+All methods see the same images, start from the same encoder and learn from them for as many epochs; those that are mixed encode each view once more before their heads learn again.
 Calibration: on known breeds each half of the queries is measured with what the other half fitted; on new breeds each half of the breeds, halved ten times (the mean), and each breed with what all
 other new breeds fitted ('all other breeds').
 """
