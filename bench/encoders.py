@@ -1,8 +1,8 @@
 """The library's own recipe (`fit_head`) on other encoders: writes bench/encoders.csv. What is there already is not measured again.
 
-    FASTAI_HOME=... python bench/encoders.py --weights squeezenet1_0.pth [--arch squeezenet1_0 --seeds 6 7 8 --protocols new known]
+    FASTAI_HOME=... python bench/encoders.py --weights squeezenet1_0.pth [--arch squeezenet1_0 --seeds 6 7 8 9 10 11 --protocols new]; known breeds: --seeds 6 --protocols known
 
-Splits as in quality.py; siamese_learner on the training images, its head and the encoder's last two blocks trained for 24 epochs on six augmented views, as `train_finder` does it. Beside it the cosine of the encoder's features before any training.
+Splits as in quality.py; siamese_learner on the training images, its head and the encoder's last two blocks trained for 24 epochs on six augmented views and mixed, as `train_finder` does it. Beside it the cosine of the encoder's features before any training.
 """
 import argparse, csv
 from pathlib import Path
@@ -36,7 +36,7 @@ def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument('--weights', required=True, help='ImageNet weights of the encoder')
     a.add_argument('--arch', default='squeezenet1_0', help='a model of torchvision')
-    a.add_argument('--seeds', type=int, nargs='+', default=[6, 7, 8])
+    a.add_argument('--seeds', type=int, nargs='+', default=[6, 7, 8, 9, 10, 11])
     a.add_argument('--protocols', nargs='+', default=['new', 'known'])
     a.add_argument('--out', type=Path, default=here/'encoders.csv')
     a = a.parse_args()
