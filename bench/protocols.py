@@ -225,7 +225,6 @@ def train(p, caches, **cfg):
         net.forward = lambda x: head(*tail(x).chunk(2))
         idxs = lambda: [i for _ in range(len(labels)//bs) for i in sampled_pairs(labels, bs//2, rng)]
     else: idxs = lambda: class_batches(labels, bs, k, rng)
-    def loader(x): return DataLoader(Views(x, y, p.seed), bs=bs, drop_last=True, num_workers=0, get_idxs=idxs)
     pair = PairLoss()
     base = metric_loss(c['loss']) if embed else partial(F.cross_entropy, label_smoothing=0.1) if classify else (lambda z, y: pair(z, (y[:len(y)//2] == y[len(y)//2:]).long())) if c['loss'] == 'sampled' else \
            smooth_loss(c['smooth'], c['hard'], c['rank'])
@@ -236,9 +235,10 @@ def train(p, caches, **cfg):
         if not isinstance(out, tuple): return base(out, y)
         return base(out[0], y) + c['ce']*F.cross_entropy(out[1], y, label_smoothing=0.1)
     cbs = [Average(c['ema'], c['ema_start'])] if c['ema'] else []
-    def learner(f, net, dl):
-        return Learner(DataLoaders(dl, dl), net, loss_func=f, opt_func=adamw, wd=c['wd'], cbs=cbs, splitter=lambda m: [o for o in [params(m.tail)] if o] + [params(m.head) + (params(m.cls) if m.cls is not None else [])],
-                       train_bn=False)
+    def fit(x, n_epoch, lr):
+        dl = DataLoader(Views(x, y, p.seed), bs=bs, drop_last=True, num_workers=0, get_idxs=idxs)
+        silent(Learner(DataLoaders(dl, dl), net, loss_func=loss, opt_func=adamw, wd=c['wd'], cbs=cbs, splitter=lambda m: [o for o in [params(m.tail)] if o] + [params(m.head) + (params(m.cls) if m.cls is not None else [])],
+                       train_bn=False), n_epoch, lr, pct_start=c['pct_start'])
     if c['loss'] == 'pairs' and c['metric']:
         with torch.no_grad():
             i = class_batches(labels, bs, k, random.Random(0))[:bs]
@@ -248,7 +248,7 @@ def train(p, caches, **cfg):
     before = copy.deepcopy(tail.state_dict())
     if (kept := fname.exists()): net.load_state_dict(torch.load(fname))
     else:
-        silent(learner(loss, net, loader(x)), c['epochs'], np.array([c['lr_enc'], c['lr']]) if c['tail'] else c['lr'], pct_start=c['pct_start'])
+        fit(x, c['epochs'], np.array([c['lr_enc'], c['lr']]) if c['tail'] else c['lr'])
         torch.save(net.state_dict(), fname)
     if c['mix'] < 1:
         kept = False
@@ -257,7 +257,7 @@ def train(p, caches, **cfg):
         net.before, c = None, {**c, 'distill': 0.} # there is nothing left to forget
         net.eval()
         net.tail, x = nn.Identity(), torch.stack([features(tail, v) for v in x])
-        silent(learner(loss, net, loader(x)), round(c['again']*c['epochs']), c['lr'], pct_start=c['pct_start'])
+        fit(x, round(c['again']*c['epochs']), c['lr'])
         net.tail = tail
     seconds = time.process_time()-start
     net.eval()

@@ -78,16 +78,15 @@ trials |= {
 }
 trials |= { # weights between those before and after the training, then half as many epochs of the head alone
     **{f'mixed {m}': (f'4e-4, 24 epochs, weights mixed: {m}', {**apart, 'share': 0.5, 'epochs': 24, 'mix': m}) for m in (0.5, 0.6, 0.65, 0.7, 0.8)},
-    'mixed 1': ('4e-4, 24 epochs, as trained', {**apart, 'share': 0.5, 'epochs': 24}),
-    'slower, as trained': ('2e-4, 24 epochs, as trained', {**apart, 'share': 0.5, 'epochs': 24, 'lr_enc': 2e-4}),
-    'SupCon, as trained': ('SupCon, 4e-4, 24 epochs, as trained', {'loss': 'supcon', 'epochs': 24}),
-    'SupCon, slower, as trained': ('SupCon, 2e-4, 24 epochs, as trained', {'loss': 'supcon', 'lr_enc': 2e-4, 'epochs': 24}),
-    'mixed 0.65, one epoch': ('the same, then the head for one epoch', {**apart, 'share': 0.5, 'epochs': 24, 'mix': 0.65, 'again': 1/24}),
+    'mixed 1': ('4e-4, 24 epochs, as trained', trials['4e-4, 24 epochs'][1]),
+    'slower, as trained': ('2e-4, 24 epochs, as trained', trials['2e-4, 24 epochs'][1]),
+    'SupCon, as trained': ('SupCon, 4e-4, 24 epochs, as trained', trials['SupCon, 24 epochs'][1]),
+    'SupCon, slower, as trained': ('SupCon, 2e-4, 24 epochs, as trained', trials['SupCon at 2e-4, 24 epochs'][1]),
+    'mixed 0.65, one epoch': ('4e-4, 24 epochs, weights mixed: 0.65, then the head for one epoch', {**apart, 'share': 0.5, 'epochs': 24, 'mix': 0.65, 'again': 1/24}),
     'SupCon, mixed 0.65': ('SupCon, 4e-4, 24 epochs, weights mixed: 0.65', {'loss': 'supcon', 'epochs': 24, 'mix': 0.65}),
     # with these mixtures, too, does something else pay?
     'mixed, 8e-4': ('8e-4, 24 epochs, weights mixed: 0.5', {**apart, 'share': 0.5, 'epochs': 24, 'lr_enc': 8e-4, 'mix': 0.5}),
     'mixed, 48 epochs': ('4e-4, 48 epochs, weights mixed: 0.5', {**apart, 'share': 0.5, 'epochs': 48, 'mix': 0.5, 'again': 1/4}),
-    'mixed, 5 blocks': ('5 blocks, 4e-4, 24 epochs, weights mixed: 0.5', {**apart, 'share': 0.5, 'epochs': 24, 'tail': 5, 'mix': 0.5}),
     'mixed, distilled': ('8e-4, 24 epochs, distilled 0.3, weights mixed: 0.75', {**apart, 'share': 0.5, 'epochs': 24, 'lr_enc': 8e-4, 'distill': 0.3, 'mix': 0.75}),
     'mixed, colder': ('4e-4, 24 epochs, temperature 0.05, weights mixed: 0.75', {**apart, 'share': 0.5, 'epochs': 24, 'tau': 0.05, 'mix': 0.75}),
     'mixed, warmer': ('4e-4, 24 epochs, temperature 0.2, weights mixed: 0.5', {**apart, 'share': 0.5, 'epochs': 24, 'tau': 0.2, 'mix': 0.5}),

@@ -246,11 +246,10 @@ def fit_head(self:SiameseLearner,
             for o,_ in grads: o.requires_grad_(True)
             fit(maps, _Still(last), n_epoch, np.array([lr_blocks, lr]))
             for o,grad in grads: o.requires_grad_(grad)
-        if not blocks or mix < 1:
-            if blocks:
+            if mix < 1:
                 last.load_state_dict({k: before[k].lerp(v, mix) if v.is_floating_point() else v for k,v in last.state_dict().items()})
-                maps,n_epoch = [(_through(last, x, device), y) for x,y in maps],max(1, n_epoch//2)
-            fit(maps, nn.Identity(), n_epoch, lr)
+                fit([(_through(last, x, device), y) for x,y in maps], nn.Identity(), max(1, n_epoch//2), lr)
+        else: fit(maps, last, n_epoch, lr)
     self.model.head.damp(share)
     return self
 
