@@ -17,10 +17,10 @@ from sklearn.metrics import roc_auc_score
 from torchvision.models import mobilenet_v2
 from similarity_finder.classifier import add_normalize, create_encoder
 from similarity_finder.data import label_func, pets
-from similarity_finder.head import PairHead, PairVectors, off_diagonal, summarise
+from similarity_finder.head import PairHead, PairVectors, cat_vectors, off_diagonal, source_votes, summarise
 from similarity_finder.metrics import map_at_r, recall_at_k
 from similarity_finder.pairs import class_batches, siamese_dls
-from similarity_finder.siamese import PairLoss, Views, contrastive
+from similarity_finder.siamese import PairLoss, Views, _helpful, _let_vote, _spread, contrastive, distillation
 
 here = Path(__file__).parent
 adamw = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True, eps=1e-5, betas=(0.9, 0.99)) # as fastai's, with less work on a CPU
@@ -107,13 +107,15 @@ class Net(nn.Module):
     def forward(self, x):
         A = self.tail(x)
         if self.training and self.before is not None: # how much the images resembled each other
-            with torch.no_grad(): self.was = F.normalize(self.before[0](x).mean((2,3)))
+            with torch.no_grad(): before = self.before[0](x)
+            self.was = F.normalize(before.mean((2,3)))
+            if self.source: self.moved = distillation(A, before, *self.source)
         if isinstance(self.head, PairHead):
             v = self.head.vectors(A, self.detach)
             out, self.e = self.head.all_logits(PairVectors(v.u, v.v, v.e.detach()) if self.apart else v), v.e # the loss asks for `e`
         else: out = self.head(A)
         return (out, self.cls(A.mean((2,3)))) if self.cls is not None else out
-    before = None # the tail as it was, in a list: none of its weights is the network's
+    before = source = None # the tail as it was, in a list: none of its weights is the network's; and the scores of the classes that the encoder was pretrained on
     detach = apart = False # the article's term, and the metric term's cross-entropy, pass no gradient on to the encoder
 
 
@@ -145,6 +147,11 @@ def features(tail, x, bs=64):
     with torch.no_grad(): return torch.cat([summarise(tail(o.float())) for o in x.split(bs)])
 
 
+def told(tail, x, source, bs=64):
+    "The same, and the mean votes of the classes that the encoder was pretrained on"
+    with torch.no_grad(): return [torch.cat(o) for o in zip(*((summarise(A), source_votes(A, *source).mean(1)) for A in (tail(o.float()) for o in x.split(bs))))]
+
+
 class Metric(nn.Module):
     "The embedding of the metric-learning losses: the mean-pooled map times a matrix that starts as the identity, as in our metric term"
     def __init__(self, nf): super().__init__(); self.delta = nn.Parameter(torch.zeros(nf, nf))
@@ -161,7 +168,7 @@ def metric_loss(name):
     return lambda e, y: loss(e, y, mine(e, y))
 
 
-def distillation(cosines, before, tau=0.1):
+def cosine_distillation(cosines, before, tau=0.1):
     "How far a batch's resemblances are from what they were before the training: the mean divergence of the softmaxes of its cosines, as in arXiv 2009.08348, equation 2"
     others = ~torch.eye(len(cosines), dtype=torch.bool)
     now, was = ((o[others].view(len(o), -1)/tau).log_softmax(1) for o in (cosines, before))
@@ -180,14 +187,14 @@ def sampled_pairs(labels, n, rng):
     return first + [partner(i) for i in first]
 
 
-default = dict(loss='pairs', tail=2, views='both', bs=64, k=4, epochs=12, lr=1e-3, lr_enc=4e-4, n_hidden=512, drop=(0.25,0.5), pool='concat', share=0.5, metric=True, symmetric=True,
+default = dict(loss='pairs', tail=2, views='both', bs=64, k=4, epochs=12, lr=1e-3, lr_enc=4e-4, n_hidden=512, drop=(0.25,0.5), pool='concat', share=0.5, metric=True, symmetric=True, lwf=0., vote=0., # how much the source classes' probabilities are held, and the share of their votes, as in `fit_head`
                still=True, ema=0., ema_start=0., wd=0.1, ce=0., smooth=0., pct_start=0.25, hard=0., rank=0., rank_e=0., detach=False, apart=False, zero=True, tau=0.1, distill=0.,
                mix=1., again=1/2) # how much of the trained blocks there is in their mean with what they were (1: all of it); then the head learns again, for this share of the epochs
 
 
 class Caches:
     "Cached maps at any depth, kept in a folder"
-    def __init__(self, encoder, maps, folder): self.encoder, self.maps, self.folder, self.done = encoder[0], maps, Path(folder), {}
+    def __init__(self, encoder, maps, folder): self.encoder, self.source, self.maps, self.folder, self.done = encoder[0], encoder.source, maps, Path(folder), {}
     def blocks(self, tail): return self.encoder[19-tail:]
     def make(self, view, tail):
         if tail == 19-depth: return self.maps[view]
@@ -218,7 +225,12 @@ def train(p, caches, **cfg):
     head = Metric(nf) if embed else create_head(nf, int(y.max())+1) if classify else PairHead(nf, c['n_hidden'], c['pool'], c['drop'], metric=c['metric'], symmetric=c['symmetric'])
     net = Net(tail, head, int(y.max())+1 if c['ce'] else 0, nf)
     net.detach, net.apart = c['detach'] or c['apart'], c['apart']
-    if c['distill']: net.before = [copy.deepcopy(tail)]
+    if c['distill'] or c['lwf']: net.before = [copy.deepcopy(tail)]
+    if c['lwf']: net.source = caches.source
+    if c['vote']:
+        seen = told(tail, plain, caches.source)
+        c['vote'] *= _helpful(*(o[tr] for o in seen), y, p.seed)
+        voters = seen[1][tr].pow(2).mean(0).topk(512).indices
     if c['metric'] and c['zero'] and isinstance(head, PairHead): nn.init.zeros_(head.w.weight)
     labels, rng, k = y.tolist(), random.Random(p.seed), c['k']
     if c['loss'] == 'sampled':
@@ -228,11 +240,12 @@ def train(p, caches, **cfg):
     pair = PairLoss()
     base = metric_loss(c['loss']) if embed else partial(F.cross_entropy, label_smoothing=0.1) if classify else (lambda z, y: pair(z, (y[:len(y)//2] == y[len(y)//2:]).long())) if c['loss'] == 'sampled' else \
            smooth_loss(c['smooth'], c['hard'], c['rank'])
+    def held(): return c['lwf']*net.moved if c['lwf'] and net.before is not None else 0
     def loss(out, y):
         if c['rank_e'] or c['distill']: # of the metric term
             cosines = net.e @ net.e.T
-            return base(out, y) + (c['rank_e']*contrastive(cosines, y, c['tau']) if c['rank_e'] else 0) + (c['distill']*distillation(cosines, net.was @ net.was.T) if c['distill'] else 0)
-        if not isinstance(out, tuple): return base(out, y)
+            return base(out, y) + (c['rank_e']*contrastive(cosines, y, c['tau']) if c['rank_e'] else 0) + (c['distill']*cosine_distillation(cosines, net.was @ net.was.T) if c['distill'] else 0) + held()
+        if not isinstance(out, tuple): return base(out, y) + held()
         return base(out[0], y) + c['ce']*F.cross_entropy(out[1], y, label_smoothing=0.1)
     cbs = [Average(c['ema'], c['ema_start'])] if c['ema'] else []
     def fit(x, n_epoch, lr):
@@ -243,7 +256,7 @@ def train(p, caches, **cfg):
         with torch.no_grad():
             i = class_batches(labels, bs, k, random.Random(0))[:bs]
             head.eval(); head.fit_metric(head.vectors(tail.eval()(plain[tr[i]].float())).e, y[i])
-    start, key = time.process_time(), hashlib.sha256(json.dumps([p.name, p.seed, {k: v for k, v in cfg.items() if k not in ('share', 'mix', 'again')}], sort_keys=True).encode()).hexdigest()[:12]
+    start, key = time.process_time(), hashlib.sha256(json.dumps([p.name, p.seed, {k: v for k, v in cfg.items() if k not in ('share', 'vote', 'mix', 'again')}], sort_keys=True).encode()).hexdigest()[:12]
     fname = caches.folder/f'net_{p.name}_{p.seed}_{key}.pt' # trained once
     before = copy.deepcopy(tail.state_dict())
     if (kept := fname.exists()): net.load_state_dict(torch.load(fname))
@@ -262,11 +275,19 @@ def train(p, caches, **cfg):
     seconds = time.process_time()-start
     net.eval()
     if isinstance(head, PairHead): head.damp(c['share']) # nothing to damp without a metric term
-    A = features(net.tail, plain) if c['tail'] else plain
+    if c['vote']: seen = [o[tr] for o in told(tail, plain, caches.source)]
+    if c['vote'] and not embed: _let_vote(head, *seen, y, caches.source, voters, c['vote'], p.seed)
     with torch.no_grad():
-        if embed or classify: e = net.head(A.float()) if embed else F.normalize(net.head[:-1](A.float())); score = lambda q, g: e[q] @ e[g].T
+        if embed or classify:
+            A = features(net.tail, plain) if c['tail'] else plain
+            e = net.head(A.float()) if embed else F.normalize(net.head[:-1](A.float()))
+            if c['vote']: # as `_let_vote` does
+                v = F.normalize(told(tail, plain, caches.source)[1][:,voters])
+                (z, same), (b, _) = (off_diagonal(o[tr] @ o[tr].T, y) for o in (e, v))
+                e = torch.cat([e, (c['vote']/(1-c['vote'])*_spread(z, same)/_spread(b, same)).sqrt()*v], 1)
+            score = lambda q, g: e[q] @ e[g].T
         else:
-            vec = net.head.vectors(A.float())
+            vec = cat_vectors([net.head.vectors(net.tail(o.float())) for o in plain.split(64)])
             score = lambda q, g: torch.cat([net.head.all_logits(vec.rows(q[i:i+16]), vec.rows(g)) for i in range(0, len(q), 16)])
     def scored(q, g):
         with torch.no_grad(): return score(q, g)

@@ -88,17 +88,19 @@ def place_evidence(
     return out.view(N, h, w)
 
 # %% ../nbs/03_cam.ipynb #fc2c8727
-def _place_vectors(head, A):
-    "Each place's vector M·A_i, and the length of their mean: (N, h*w, C) and (N, 1, 1)"
-    a = head.project(A.flatten(2).mT)
-    return a,a.mean(1, keepdim=True).norm(dim=2, keepdim=True).clamp_min(1e-12)
-
 def average_image(
     head:PairHead
 )->torch.Tensor: # (C,)
     "The encoder's channels for an image without features: at every place what the training images have on average"
     mean = head.bn_q.running_mean[-head.nf:]
     return mean*0 if head.pool_name == 'max' else mean # the mean of maxima is no mean of places
+
+def _place_vectors(head, A, average):
+    "Each place's share of the metric vector `e`, which is their mean, and what the average image has of it at every place: (N, h*w, n_metric) and (N, 1, n_metric)"
+    parts = [(head.project(A.flatten(2).mT), head.project(average_image(head)), 1-head.source_share if head.n_source else 1.)]
+    if head.n_source: parts.append((head.votes(A), head.source_mean, head.source_share))
+    scales = [share**0.5/o.mean(1, keepdim=True).norm(dim=2, keepdim=True).clamp_min(1e-12) for o,_,share in parts]
+    return torch.cat([o*s for (o,_,_),s in zip(parts, scales)], 2),torch.cat([m*s for (_,m,_),s in zip(parts, scales)], 2)*average
 
 def place_matrix(
     head:PairHead, # with a metric term
@@ -107,22 +109,21 @@ def place_matrix(
     average:bool=False # count both from the average image on: only what sets the images apart from it
 )->torch.Tensor: # (N, h*w, h'*w'), summing to the metric term of the logit if counted from zero
     "What each place of one image, together with each place of the other, brings into the metric term"
-    (a,na),(b,nb) = _place_vectors(head, A),_place_vectors(head, B)
-    m = head.project(average_image(head))*average
-    return head.alpha*((a-m) @ (b-m).mT)/(na*nb)/(a.shape[1]*b.shape[1])
+    (a,ma),(b,mb) = (_place_vectors(head, o, average) for o in (A, B))
+    return head.alpha*((a-ma) @ (b-mb).mT)/(a.shape[1]*b.shape[1])
 
 def metric_evidence(
     head:PairHead, # with a metric term
     A:torch.Tensor, # (N, C, h, w), the encoder's maps of the first images
     B:torch.Tensor, # (N, C, h', w'), of the second images
-    baseline:torch.Tensor # (C,), mean features of the average image, or zeros
+    average:bool=True # count from the average image on, or from zero
 )->tuple: # (N, h, w), (N, h', w') and (N,): both maps and the intercept of the metric term
-    "The metric term place by place: half of what a pair of places brings in to each image's account, counted from the average image on"
-    (a,na),(b,nb),m = _place_vectors(head, A),_place_vectors(head, B),head.project(baseline)
-    a,b,scale = a-m,b-m,head.alpha/(na*nb)[:,0,0]
+    "The metric term place by place: half of what a pair of places brings in to each image's account"
+    (a,ma),(b,mb) = (_place_vectors(head, o, average) for o in (A, B))
+    a,b = a-ma,b-mb
     # the pairs of places, summed over the other image; then each place with the average image
-    maps = [((x @ y.mean(1, keepdim=True).mT)[...,0]/2 + x @ m)*scale[:,None]/x.shape[1] for x,y in ((a,b), (b,a))]
-    return maps[0].view(len(A), *A.shape[2:]),maps[1].view(len(B), *B.shape[2:]),scale*(m @ m)
+    maps = [head.alpha*(x @ (y.mean(1, keepdim=True)/2 + m).mT)[...,0]/x.shape[1] for x,y,m in ((a,b,mb), (b,a,ma))]
+    return maps[0].view(len(A), *A.shape[2:]),maps[1].view(len(B), *B.shape[2:]),head.alpha*(ma*mb).sum((1,2))
 
 # %% ../nbs/03_cam.ipynb #f74653c0
 def _affine(bn):
@@ -162,7 +163,7 @@ def exact_maps(
     if head.symmetric:
         mb,ma,c = hidden_evidence(head, B, A, b.u, a.v, base)
         parts = [tuple((x+y)/2 for x,y in zip(parts[0], (ma,mb,c)))]
-    if head.delta is not None: parts.append(metric_evidence(head, A, B, base))
+    if head.delta is not None: parts.append(metric_evidence(head, A, B, average))
     return PairMaps(*(sum(o) for o in zip(*parts)), head.pair_logit(a, b), 'exact' if average else 'hirescam')
 
 def hirescam_maps(head, A, B):

@@ -46,7 +46,7 @@ class Gallery:
     ):
         self.encoder,self.label_func,self.table,self.skipped = encoder,label_func,table,list(skipped)
         self.fingerprint = encoder.fingerprint # of the network that made the vectors
-        self._set(rows or empty_rows(encoder.head.n_hidden, encoder.head.nf if encoder.head.delta is not None else 0))
+        self._set(rows or empty_rows(encoder.head.n_hidden, encoder.head.n_metric))
 
     def _set(self, rows, ids=None):
         self.rows,self.ids = rows,ids
@@ -282,7 +282,7 @@ def open(cls:Gallery,
 )->Gallery:
     "A gallery on disk"
     if create and name not in list_galleries(uri):
-        GalleryTable.create(uri, encoder.fingerprint, encoder.head.n_hidden, encoder.head.nf if encoder.head.delta is not None else 0, dtype, name)
+        GalleryTable.create(uri, encoder.fingerprint, encoder.head.n_hidden, encoder.head.n_metric, dtype, name)
     table = GalleryTable.open(uri, encoder.fingerprint, name)
     rows,ids = table.read(vectors=memory)
     self = cls(encoder, rows, label_func, table)

@@ -6,7 +6,7 @@ Docs: https://similarity-finder.github.io/similarity_finder/siamese.html.md"""
 
 # %% auto #0
 __all__ = ['SiameseModel', 'siamese_splitter', 'contrastive', 'PairLoss', 'pair_accuracy', 'PairAUC', 'SiameseLearner',
-           'siamese_learner', 'last_blocks', 'Views', 'PairPrediction', 'pair_model']
+           'siamese_learner', 'last_blocks', 'distillation', 'Views', 'PairPrediction', 'pair_model']
 
 # %% ../nbs/02_siamese.ipynb #c383899f
 import copy
@@ -29,7 +29,8 @@ from torchvision.models import resnet34
 
 from .classifier import add_normalize,create_encoder,evaluating,n_channels
 from .preprocess import Preprocess
-from .head import PairHead,PairVectors,cat_vectors,off_diagonal,summarise
+from .head import PairHead,PairVectors,cat_vectors,off_diagonal,source_tau,source_votes,summarise
+from .metrics import map_at_r
 from .pairs import AllPairsDL,SiameseImage,SiameseTransform,class_batches,show_pairs,siamese_dls,some_pairs
 
 # %% ../nbs/02_siamese.ipynb #0cf3479c
@@ -48,12 +49,17 @@ class SiameseModel(nn.Module):
     ): # (N,) logits of the pairs, or (N, N) of all pairs; in training the latter with the cosines of the metric term, also (N, N)
         "Logits of P(same)"
         if not isinstance(self.head, PairHead): return self.head(torch.cat([self.encoder(x1), self.encoder(x2)], 1))
-        if x2 is None:
-            apart = self.head.training and self.head.apart
-            a = self.head.vectors(self.encoder(x1), apart)
-            return (self.head.all_logits(PairVectors(a.u, a.v, a.e.detach())), a.e @ a.e.T) if apart else self.head.all_logits(a)
+        if x2 is None: return self.all_pairs(self.encoder(x1))
         if x1.shape != x2.shape: return self.head(self.encoder(x1), self.encoder(x2))
         return self.head(*self.encoder(torch.cat([x1, x2])).tensor_split([len(x1)]))
+
+    def all_pairs(self,
+        A:torch.Tensor # (N, C, h, w), the encoder's maps
+    ): # (N, N) logits, in training with the cosines of the metric term
+        "Logits of P(same) of all pairs"
+        apart = self.head.training and self.head.apart
+        a = self.head.vectors(A, apart)
+        return (self.head.all_logits(PairVectors(a.u, a.v, a.e.detach())), a.e @ a.e.T) if apart else self.head.all_logits(a)
 
     def vectors(self,
         x:torch.Tensor # (N, 3, H, W)
@@ -181,6 +187,17 @@ def last_blocks(
     if not 0 < n < len(blocks): raise ValueError(f'of this encoder\'s {len(blocks)} blocks, 0 to {len(blocks)-1} can be cut off, not {n}')
     return nn.Sequential(*blocks[:-n]),nn.Sequential(*blocks[-n:])
 
+# %% ../nbs/02_siamese.ipynb #8c467dcc
+def distillation(
+    A:torch.Tensor, # (N, C, h, w), maps of a batch
+    before:torch.Tensor, # (N, C, h, w), what they were before the training
+    weight:torch.Tensor, # (K, C), of the layer that tells the source classes
+    bias:torch.Tensor # (K,)
+)->torch.Tensor: # scalar, from 0 on; the mean over the images
+    "How far the source classes' probabilities have moved: the Kullback-Leibler divergence, times the temperature squared"
+    now,was = (((o.mean((2,3)) @ weight.T + bias)/source_tau).log_softmax(1) for o in (A, before))
+    return F.kl_div(now, was, log_target=True, reduction='batchmean')*source_tau**2
+
 # %% ../nbs/02_siamese.ipynb #7455f32e
 class Views(Dataset):
     "Several tensors for each image, of which one is drawn each time; and the labels"
@@ -193,26 +210,70 @@ class Views(Dataset):
     def __getitem__(self, i): return self.x[self.rng.randrange(len(self.x)), i].float(),self.y[i]
 
 # %% ../nbs/02_siamese.ipynb #f8ebd06f
-def _maps(learn, ds, first, keep, views):
-    "What `keep` keeps of the maps of all images: as in validation, then augmented `views` times; and the labels"
+def _maps(learn, ds, first, keep, views, also=None):
+    "What `keep` keeps of the maps of all images: as in validation, then augmented `views` times; the labels; and what `also` makes of the maps as in validation"
     device = next(learn.model.parameters()).device
-    def once(dl, split_idx):
-        dl = TfmdDL.new(dl, ds, cls=TfmdDL, shuffle=False, drop_last=False)
+    def once(dl, split_idx, also=None):
+        dl,done = TfmdDL.new(dl, ds, cls=TfmdDL, shuffle=False, drop_last=False),[]
         with ds.set_split_idx(split_idx): # the data set says whether its images are augmented (0) or not (1), whatever the loader is for
-            done = [(keep(first(to_device(x, device)).float()).cpu().as_subclass(torch.Tensor), y.cpu().as_subclass(torch.Tensor)) for x,y in progress_bar(dl, leave=False)]
+            for x,y in progress_bar(dl, leave=False):
+                A = first(to_device(x, device)).float().as_subclass(torch.Tensor)
+                done.append([o.cpu() for o in (keep(A), y.as_subclass(torch.Tensor), *([also(A)] if also else []))])
         return [torch.cat(o) for o in zip(*done)]
-    with evaluating(learn.model), torch.no_grad(): xs,ys = zip(*(once(*o) for o in [(learn.dls.valid, 1)] + [(learn.dls.train, 0)]*views))
-    return torch.stack(xs),ys[0]
+    with evaluating(learn.model), torch.no_grad():
+        x,y,*more = once(learn.dls.valid, 1, also)
+        return torch.stack([x, *(once(learn.dls.train, 0)[0] for _ in range(views))]),y,*more
 
-def _through(last, x, device, bs=64):
-    "What a head needs of (V, N, ...) maps after the last blocks"
-    with evaluating(last), torch.no_grad(): return torch.stack([torch.cat([summarise(last(o.to(device).float())).cpu() for o in view.split(bs)]) for view in progress_bar(x, leave=False)])
+def _through(last, x, device, source=None, bs=64):
+    "What a head needs of (N, ...) maps after the last blocks; and the source classes' mean votes, (N, K)"
+    done = []
+    with evaluating(last), torch.no_grad():
+        for o in progress_bar(x.split(bs), leave=False):
+            A = last(o.to(device).float())
+            done.append([o.cpu() for o in (summarise(A), *([source_votes(A, *source).mean(1)] if source else []))])
+    return [torch.cat(o) for o in zip(*done)]
 
 class _Still(nn.Module):
     "Blocks that learn while their batch statistics stay as they are"
     def __init__(self, m): super().__init__(); self.m = m
     def forward(self, x): return self.m(x)
     def train(self, mode=True): return super().train(False)
+
+class _Remembering(SiameseModel):
+    "Says in training how far the source classes' probabilities have moved from those that the blocks gave before"
+    def __init__(self, encoder, head, source):
+        super().__init__(encoder, head)
+        self.source,self.before = source,[copy.deepcopy(encoder).requires_grad_(False)] # in a list: its weights are not the model's
+    def forward(self, x1, x2=None):
+        if not self.training or x2 is not None: return super().forward(x1, x2)
+        A = self.encoder(x1)
+        with torch.no_grad(): before = self.before[0](x1)
+        self.moved = distillation(A, before, *self.source)
+        return self.all_pairs(A)
+
+def _spread(x, same):
+    "Standard deviation, same and different pairs weighing one half each"
+    return ((x[same].var() + x[~same].var())/2 + (x[same].mean() - x[~same].mean())**2/4).sqrt()
+
+def _some(n, most, seed): return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:most]
+
+def _helpful(A, votes, y, seed, g=0.2):
+    "Whether images of a label are ranked better by features and votes than by features alone"
+    i = _some(len(y), 2000, seed)
+    f,v = F.normalize(A[i].mean((2,3))),F.normalize(votes[i])
+    def rank(e): return map_at_r((e @ e.T).fill_diagonal_(-torch.inf), y[i].tolist(), y[i].tolist())
+    return rank(torch.cat([(1-g)**0.5*f, g**0.5*v], 1)) > rank(f)
+
+@torch.no_grad()
+def _let_vote(head, A, votes, y, source, kept, share, seed):
+    "Add the votes, with `share` of the spread that the logits of some training images then have"
+    device,i = head.w.weight.device,_some(len(y), 512, seed)
+    with evaluating(head):
+        a,v = head.vectors(A[i].to(device)),F.normalize(votes[i][:,kept])
+        z = torch.cat([head.all_logits(a.rows(slice(k, k+64)), a) for k in range(0, len(i), 64)]).cpu()
+    (z,same),(c,_) = off_diagonal(z, y[i]),off_diagonal(v @ v.T, y[i])
+    if same.sum() < 2 or (~same).sum() < 2: return
+    head.add_source(*source, kept, votes[:,kept].mean(0), (share/(1-share)*_spread(z, same)/_spread(c, same)).item(), ((c[same].mean() + c[~same].mean())/2).item())
 
 @patch
 def fit_head(self:SiameseLearner,
@@ -222,36 +283,59 @@ def fit_head(self:SiameseLearner,
     seed:int=42, # of augmentation, of the order of the batches and of dropout
     blocks:int=0, # of the encoder, counted from its end, that learn with the head; their maps are kept in memory
     views:int=0, # augmented views of each image, beside the image as it is
-    lr_blocks:float=4e-4, # highest learning rate of those blocks
-    mix:float=0.65, # how much of those blocks as trained there is in the mean of their weights with those from before; unless it is 1, the head then learns for half as many epochs again, on what the mean gives
-    share:float=0.5 # how much the article's term of the head counts afterwards, see `PairHead.damp`
+    lr_blocks:float|None=None, # highest learning rate of those blocks; by default 8e-4 if they are held by `distill`, else 4e-4
+    distill:float=0.2, # how much those blocks are held to what they told of the encoder's source classes, if it has any; 0: not at all
+    mix:float|None=None, # how much of those blocks as trained there is in the mean of their weights with those from before; unless it is 1, the head then learns for half as many epochs again, on what the mean gives. By default 1 if they are held by `distill`, else 0.65
+    share:float=0.5, # how much the article's term of the head counts afterwards, see `PairHead.damp`
+    vote:float=0.15, # share of the logits' spread that the encoder's source classes get by their votes, from 0 to below 1, if votes help on the training images, see `PairHead.add_source`
+    n_vote:int=512 # how many of those classes vote: those with the most votes on the training images
 )->SiameseLearner: # itself
     "Train the head, and the encoder's last blocks if wished, on all pairs; the other blocks see each view of an image once"
     if not isinstance(self.dls.train, AllPairsDL): raise ValueError("fit_head trains on all pairs of a batch: use siamese_dls(..., pairs='all')")
+    source = getattr(self.model.encoder, 'source', None) if isinstance(self.model.head, PairHead) and self.model.head.delta is not None else None
+    held = bool(source and blocks and distill)
+    if lr_blocks is None: lr_blocks = 8e-4 if held else 4e-4
+    if mix is None: mix = 1. if held else 0.65
     if not 0 <= mix <= 1: raise ValueError(f'mix, how much of the trained blocks is kept, is from 0 to 1, not {mix}')
+    if distill < 0: raise ValueError(f'distill, how much the blocks are held, is 0 or more, not {distill}')
+    if not 0 <= vote < 1: raise ValueError(f'vote, the share of the votes in the spread of the logits, is from 0 to below 1, not {vote}')
     k,rng,device = self.dls.train.k,random.Random(seed),next(self.model.parameters()).device
     first,last = last_blocks(self.model.encoder, blocks)
     before,grads = copy.deepcopy(last.state_dict()),[(o, o.requires_grad) for o in last.parameters()]
     def loader(x, y, valid):
         n,labels = max(2, min(bs or self.dls.train.bs, len(y))),y.tolist()
         return DataLoader(Views(x, y, seed), bs=n, drop_last=True, get_idxs=lambda: class_batches(labels, n, k, random.Random(seed) if valid else rng))
-    def fit(maps, encoder, n_epoch, lr):
+    def fit(maps, model, n_epoch, lr):
         dls = DataLoaders(*(loader(*o, i) for i,o in enumerate(maps)), device=device)
-        learn = Learner(dls, SiameseModel(encoder, self.model.head), loss_func=self.loss_func, opt_func=self.opt_func, wd=self.wd, metrics=self.metrics,
-                        splitter=siamese_splitter if params(encoder) else trainable_params)
+        loss = (lambda out, y: self.loss_func(out, y) + (distill*model.moved if model.training else 0)) if isinstance(model, _Remembering) else self.loss_func
+        learn = Learner(dls, model, loss_func=loss, opt_func=self.opt_func, wd=self.wd, metrics=self.metrics,
+                        splitter=siamese_splitter if params(model.encoder) else trainable_params)
         with nullcontext() if hasattr(self, 'progress') else learn.no_bar(): learn.fit_one_cycle(n_epoch, lr)
+    head = self.model.head
+    if source:
+        head.drop_source() # what voted before
+        source = tuple(o.to(device) for o in source)
     with no_random(seed), nullcontext() if hasattr(self, 'progress') else self.no_bar():
-        maps = [_maps(self, ds, first, torch.Tensor.half if blocks else summarise, 0 if i else views) for i,ds in enumerate((self.dls.train_ds, self.dls.valid_ds)) if len(ds)]
+        also = (lambda A: source_votes(A, *source).mean(1)) if source and vote and not blocks else None
+        (x,y,*votes),*valid = [_maps(self, ds, first, torch.Tensor.half if blocks else summarise, *((0,) if i else (views, also))) for i,ds in enumerate((self.dls.train_ds, self.dls.valid_ds)) if len(ds)]
+        maps = [(x,y), *valid]
+        if source and vote:
+            seen = _through(last, x[0], device, source) if blocks else (x[0], votes[0])
+            vote = vote*_helpful(*seen, y, seed)
+            kept = seen[1].pow(2).mean(0).topk(min(n_vote, seen[1].shape[1])).indices
         if blocks:
             for o,_ in grads: o.requires_grad_(True)
-            fit(maps, _Still(last), n_epoch, np.array([lr_blocks, lr]))
+            still = _Still(last)
+            fit(maps, _Remembering(still, head, source) if held else SiameseModel(still, head), n_epoch, np.array([lr_blocks, lr]))
             for o,grad in grads: o.requires_grad_(grad)
             if mix < 1:
                 last.load_state_dict({k: before[k].lerp(v, mix) if v.is_floating_point() else v for k,v in last.state_dict().items()})
-                fit([(_through(last, x, device), y) for x,y in maps], nn.Identity(), max(1, n_epoch//2), lr)
-        else: fit(maps, last, n_epoch, lr)
-    self.model.head.damp(share)
+                fit([(torch.stack([_through(last, o, device)[0] for o in x]), y) for x,y in maps], SiameseModel(nn.Identity(), head), max(1, n_epoch//2), lr)
+        else: fit(maps, SiameseModel(last, head), n_epoch, lr)
+        head.damp(share)
+        if source and vote: _let_vote(head, *(_through(last, x[0], device, source) if blocks else seen), y, source, kept, vote, seed)
     return self
+
 
 # %% ../nbs/02_siamese.ipynb #bdcdafea
 class PairPrediction(NamedTuple):

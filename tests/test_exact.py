@@ -35,10 +35,11 @@ def patches(n, size=(64, 64)):
 
 
 @pytest.mark.parametrize('pool', ['concat', 'avg', 'max'])
-@pytest.mark.parametrize('metric', [True, False])
+@pytest.mark.parametrize('metric', [True, False, 'source classes'])
 def test_maps_and_intercept_sum_to_the_logit(encoder, pool, metric):
     torch.manual_seed(1)
-    model = SiameseModel(encoder, shake(PairHead(n_channels(encoder), 24, pool, metric=metric)))
+    model = SiameseModel(encoder, shake(PairHead(n_channels(encoder), 24, pool, metric=bool(metric))))
+    if metric == 'source classes': model.head.add_source(torch.randn(30, model.head.nf), torch.randn(30), range(0, 30, 2), torch.rand(15)/30, beta=8.)
     x1, x2 = patches(3, (64,96)), patches(3, (64,96))
     with torch.no_grad():
         logit = model(x1, x2)
