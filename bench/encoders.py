@@ -2,7 +2,7 @@
 
     FASTAI_HOME=... python bench/encoders.py --weights squeezenet1_0.pth [--arch squeezenet1_0 --seeds 6 7 8 9 10 11 --protocols new]; known breeds: --seeds 6 --protocols known
 
-Splits as in quality.py; siamese_learner on the training images, its head and the encoder's last two blocks trained for 24 epochs on six augmented views and mixed, as `train_finder` does it. Beside it the cosine of the encoder's features before any training.
+Splits as in quality.py; siamese_learner on the training images, its head and the encoder's last two blocks trained for 24 epochs on six augmented views, as `train_finder` does it. Beside it the cosine of the encoder's features before any training.
 """
 import argparse, csv
 from pathlib import Path

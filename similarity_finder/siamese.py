@@ -273,7 +273,8 @@ def _let_vote(head, A, votes, y, source, kept, share, seed):
         z = torch.cat([head.all_logits(a.rows(slice(k, k+64)), a) for k in range(0, len(i), 64)]).cpu()
     (z,same),(c,_) = off_diagonal(z, y[i]),off_diagonal(v @ v.T, y[i])
     if same.sum() < 2 or (~same).sum() < 2: return
-    head.add_source(*source, kept, votes[:,kept].mean(0), (share/(1-share)*_spread(z, same)/_spread(c, same)).item(), ((c[same].mean() + c[~same].mean())/2).item())
+    beta = min((share/(1-share)*_spread(z, same)/_spread(c, same)).item(), 30.) # votes that are all alike are not blown up
+    head.add_source(*source, kept, votes[:,kept].mean(0), beta, ((c[same].mean() + c[~same].mean())/2).item())
 
 @patch
 def fit_head(self:SiameseLearner,

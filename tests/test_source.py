@@ -1,0 +1,86 @@
+"Source classes, from the file of a pretrained network to a finder that is saved, read, searched and explained"
+import pytest
+import torch
+from torch import nn
+
+from similarity_finder import siamese
+from similarity_finder.cam import exact_maps, encoder_maps
+from similarity_finder.classifier import classifier_dls, classifier_learner, convnet, evaluating
+from similarity_finder.doodle import doodle_pets
+from similarity_finder.finder import SimilarityFinder
+from similarity_finder.pairs import siamese_dls
+from similarity_finder.preprocess import Preprocess
+
+
+@pytest.fixture(scope='module')
+def files(): return doodle_pets(n=4, size=64, progress=False)
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+    "A file as a pretrained network has it: its last layer tells 1000 classes"
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp('weights')/'convnet.pth'
+    torch.save(convnet().state_dict(), file)
+    return file
+
+
+@pytest.fixture(scope='module')
+def learners(files, weights):
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(siamese, '_helpful', lambda *args, **kwargs: True) # whatever classes with random weights are worth
+        clearn = classifier_learner(classifier_dls(files, size=64, bs=16, num_workers=0), convnet, weights=weights)
+        slearn = siamese.siamese_learner(siamese_dls(files, size=64, bs=16, num_workers=0), encoder=clearn.model[0], n_hidden=8)
+        with slearn.no_bar(), slearn.no_logging(): slearn.fit_head(1, 1e-3, blocks=2, views=1, n_vote=100, vote=0.5)
+    return clearn, slearn
+
+
+def test_votes_are_in_what_is_searched_saved_and_explained(files, learners, tmp_path):
+    finder = SimilarityFinder(*learners, files, progress=False)
+    model = finder.slearn.model
+    assert model.head.n_source == 100 and finder.gallery.vectors.e.shape[1] == model.head.nf + 100
+    found = finder.search(files[0], k=5)
+    with evaluating(model), torch.no_grad(): pairs = [finder.slearn.siampredict((files[0], m.file)) for m in found]
+    assert [m.probability for m in found] == pytest.approx([p.probability for p in pairs], abs=1e-5)
+    finder.save(tmp_path/'finder')
+    again = SimilarityFinder.load(tmp_path/'finder')
+    assert [(m.file, m.probability) for m in again.search(files[0], k=5)] == [(m.file, m.probability) for m in found]
+    x = torch.rand(2, 3, 64, 64)
+    with evaluating(model): maps = exact_maps(model.head, *encoder_maps(model, x[:1], x[1:]))
+    torch.testing.assert_close(maps.residual(), torch.zeros(1), atol=1e-4, rtol=0)
+    fingerprint = finder.gallery.encoder.fingerprint
+    model.head.source_kept = model.head.source_kept.flip(0)
+    assert finder.gallery.encoder.fingerprint != fingerprint # other votes are other vectors
+    model.head.source_kept = model.head.source_kept.flip(0)
+
+
+def test_votes_are_part_of_the_logit(files, learners):
+    "Taken out again, what is missing is their cosine times its weight"
+    model = learners[1].model
+    x = torch.rand(6, 3, 64, 64)
+    with evaluating(model), torch.no_grad():
+        A = model.encoder(x)
+        v = nn.functional.normalize(model.head.votes(A).mean(1))
+        beta = (model.head.alpha*model.head.source_share).item()
+        state, with_votes = {k: v.clone() for k, v in model.head.state_dict().items()}, model.head(A)
+        missing = with_votes - model.head.drop_source()(A) - beta*(v @ v.T)
+        assert missing.abs().max() < 1e-5*beta
+        model.head.load_state_dict(state)
+        torch.testing.assert_close(model.head(A), with_votes)
+
+
+def test_training_again_starts_without_votes(files, learners):
+    slearn = learners[1]
+    with slearn.no_bar(), slearn.no_logging(): slearn.fit_head(1, 1e-3, vote=0)
+    assert slearn.model.head.n_source == 0
+
+
+def test_head_alone_lets_vote_too(files, learners, monkeypatch):
+    "The encoder is left as it is: votes are taken while its maps are at hand"
+    monkeypatch.setattr(siamese, '_helpful', lambda *args, **kwargs: True)
+    slearn = learners[1]
+    with slearn.no_bar(), slearn.no_logging(): slearn.fit_head(1, 1e-3, views=1)
+    head = slearn.model.head
+    assert head.n_source == 512
+    with evaluating(slearn.model), torch.no_grad(): votes = head.votes(slearn.model.encoder(Preprocess.of(slearn.dls)(list(slearn.dls.train_ds.items)))).mean(1)
+    torch.testing.assert_close(votes.mean(0), head.source_mean, atol=1e-5, rtol=1e-3)
