@@ -285,7 +285,7 @@ def fit_head(self:SiameseLearner,
     blocks:int=0, # of the encoder, counted from its end, that learn with the head; their maps are kept in memory
     views:int=0, # augmented views of each image, beside the image as it is
     lr_blocks:float|None=None, # highest learning rate of those blocks; by default 8e-4 if they are held by `distill`, else 4e-4
-    distill:float=0.2, # how much those blocks are held to what they told of the encoder's source classes, if it has any; 0: not at all
+    distill:float=0.3, # how much those blocks are held to what they told of the encoder's source classes, if it has any; 0: not at all
     mix:float|None=None, # how much of those blocks as trained there is in the mean of their weights with those from before; unless it is 1, the head then learns for half as many epochs again, on what the mean gives. By default 1 if they are held by `distill`, else 0.65
     share:float=0.5, # how much the article's term of the head counts afterwards, see `PairHead.damp`
     vote:float=0.15, # share of the logits' spread that the encoder's source classes get by their votes, from 0 to below 1, if votes help on the training images, see `PairHead.add_source`
