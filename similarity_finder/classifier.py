@@ -90,22 +90,33 @@ def _cut(model):
 # %% ../nbs/01_classifier.ipynb #7c7062f6
 def source_classes(
     model:nn.Module, # the whole network, (B, 3, H, W) -> (B, K) scores of the classes it was trained on
-    encoder:nn.Module, # its body, (B, 3, H, W) -> (B, C, h, w)
-    layers=None # the layers that are not in the encoder; by default found out
+    encoder:nn.Module # its body, (B, 3, H, W) -> (B, C, h, w)
 )->tuple|None: # weights (K, C) and biases (K,) of the scores, or None where they are no linear function of each place's channels
     "The layer that tells the classes a network was trained on, as it can be asked of each place"
     body = {id(p) for p in encoder.parameters()}
-    if layers is None: layers = [m for m in model.modules() if not list(m.children()) and {id(p) for p in m.parameters()} - body]
+    layers = [m for m in model.modules() if not list(m.children()) and {id(p) for p in m.parameters()} - body]
     if len(layers) != 1 or not (isinstance(layers[0], nn.Linear) or isinstance(layers[0], nn.Conv2d) and layers[0].kernel_size == (1,1)): return None
-    last = layers[0]
-    w = last.weight.detach().flatten(1).clone()
-    b = w.new_zeros(len(w)) if last.bias is None else last.bias.detach().clone()
-    with evaluating(model, encoder), torch.no_grad(): # is that all there is between the maps and the scores?
-        x = torch.linspace(-2, 2, 3*128*128).view(1, 3, 128, 128)
-        A,out = encoder(x),model(x)
-        if A.ndim != 4 or A.shape[1] != w.shape[1] or out.shape != (1, len(w)): return None
-        scores = A.flatten(2).mT @ w.T + b # (1, h*w, K)
-    return (w, b) if any(torch.allclose(o.mean(1), out, rtol=1e-3, atol=1e-3*out.abs().max().item()) for o in (scores, scores.relu())) else None # SqueezeNet takes their positive part
+    w,b = layers[0].weight.detach().flatten(1),layers[0].bias
+    b = w.new_zeros(len(w)) if b is None else b.detach()
+    A,out = _tried(encoder, model) # is that all there is between the maps and the scores?
+    if A.ndim != 4 or A.shape[1] != w.shape[1] or not isinstance(out, torch.Tensor) or out.shape != (1, len(w)): return None
+    scores = A.flatten(2).mT @ w.T + b # (1, h*w, K)
+    return (w.clone(), b.clone()) if any(_alike(o.mean(1), out) for o in (scores, scores.relu())) else None # SqueezeNet takes their positive part
+
+def _tried(*models):
+    "What models say of one image"
+    with evaluating(*models), torch.no_grad(): return [m(torch.linspace(-2, 2, 3*128*128).view(1, 3, 128, 128)) for m in models]
+
+def _alike(a, b): return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-3*b.abs().max().item())
+
+def _timm_source(body, encoder, state):
+    "The same for a timm model without its classifier, which stands in the weights that it was read from"
+    name = body.pretrained_cfg.get('classifier')
+    w,b = (state.get(f'{name}.{o}') for o in ('weight','bias'))
+    if w is None or w.ndim != 2: return None
+    A,pooled = _tried(encoder, body)
+    if A.ndim != 4 or A.shape[1] != w.shape[1] or not _alike(A.mean((2,3)), pooled): return None
+    return w.detach().clone(),w.new_zeros(len(w)) if b is None else b.detach().clone()
 
 def create_encoder(
     arch=resnet34, # a torchvision model function (any that gives maps), or the name of a timm model
@@ -117,17 +128,16 @@ def create_encoder(
     fetch,name = pretrained and weights is None, getattr(arch, '__name__', arch)
     if isinstance(arch, str):
         import timm
-        model = _pretrained(lambda: timm.create_model(arch, pretrained=True), arch) if fetch else timm.create_model(arch, **({} if weights is not None else dict(num_classes=0)))
+        model = _pretrained(lambda: timm.create_model(arch, pretrained=fetch, num_classes=0), arch) if fetch else timm.create_model(arch, num_classes=0)
     elif fetch: model = _pretrained(lambda: arch(weights='DEFAULT') if arch in torchvision_models() else arch(pretrained=True), name)
     else: model = arch()
     if weights is not None:
-        missing,unexpected = model.load_state_dict(_read_weights(weights), strict=False)
-        if isinstance(arch, str) and (bare := missing and {k.rpartition('.')[0] for k in missing} == {n for n,m in model.named_modules() if m is model.get_classifier()}): missing = [] # a file of a body alone
+        state = _read_weights(weights)
+        missing,unexpected = model.load_state_dict(state, strict=False)
         if missing or unexpected: raise ValueError(f'{weights} does not hold the weights of {name}: missing {missing[:3]}, unexpected {unexpected[:3]}')
     if isinstance(arch, str):
-        encoder,cut,last = TimmBody(model),None,model.get_classifier()
-        source = source_classes(model, encoder, [last]) if (fetch or weights is not None and not bare) else None
-        model.reset_classifier(0)
+        encoder,cut = TimmBody(model),None
+        source = _timm_source(model, encoder, _pretrained(lambda: timm.create_model(arch, pretrained=True), arch).state_dict() if fetch else state) if fetch or weights is not None else None
     else:
         if cut is None: cut = model_meta.get(arch, {}).get('cut')
         if cut is None: cut = _cut(model)

@@ -68,11 +68,11 @@ class PairHead(nn.Module):
     def _source_buffers(self, K=0, n=0):
         "Room for the scores of K source classes, of which n vote, for their mean votes and for their share of the metric term"
         new = self.w.weight.new_zeros
-        for k,v in dict(source_weight=new(K, self.nf), source_bias=new(K), source_kept=new(n, dtype=torch.long), source_mean=new(n), source_share=new(())).items():
+        for k,v in dict(source_weight=new(K, self.nf), source_bias=new(K), source_kept=new(n, dtype=torch.long), source_mean=new(n), source_share=new(()), source_shift=new(())).items():
             self.register_buffer(k, v if n else None)
 
     @property
-    def n_source(self): return 0 if self.source_kept is None else len(self.source_kept)
+    def n_source(self): return 0 if getattr(self, 'source_kept', None) is None else len(self.source_kept)
 
     @property
     def n_metric(self): return 0 if self.delta is None else self.nf + self.n_source # length of the metric vectors
@@ -200,9 +200,11 @@ def add_source(self:PairHead,
         raise ValueError(f'weights (K, {self.nf}) and biases (K,) are needed, got {tuple(weight.shape)} and {tuple(bias.shape)}')
     if not beta > 0: raise ValueError(f'beta, the weight of the votes, is above 0, not {beta}')
     kept = torch.arange(len(weight)) if kept is None else torch.as_tensor(kept)
+    if kept.dtype == torch.bool: kept = kept.nonzero()[:,0]
+    if not len(kept): raise ValueError('none of the source classes is to vote: kept is empty')
     alpha = self.alpha + beta
     self._source_buffers(len(weight), len(kept))
-    for k,v in dict(weight=weight, bias=bias, kept=kept, mean=self.source_mean if mean is None else mean, share=beta/alpha).items(): getattr(self, f'source_{k}').copy_(torch.as_tensor(v))
+    for k,v in dict(weight=weight, bias=bias, kept=kept, mean=self.source_mean if mean is None else mean, share=beta/alpha, shift=shift).items(): getattr(self, f'source_{k}').copy_(torch.as_tensor(v))
     self.log_alpha.copy_(alpha.log())
     self.w.bias -= beta*shift
     return self
@@ -210,8 +212,11 @@ def add_source(self:PairHead,
 @patch
 @torch.no_grad()
 def drop_source(self:PairHead)->PairHead: # itself
-    "Without the source classes' votes, the features counting for as much as before"
-    if self.n_source: self.log_alpha += torch.log1p(-self.source_share)
+    "Take the votes back out of the logit: everything else counts as it did before they were added"
+    if not self.n_source: return self
+    beta = self.alpha*self.source_share
+    self.w.bias += beta*self.source_shift
+    self.log_alpha.copy_((self.alpha-beta).log())
     self._source_buffers()
     return self
 

@@ -243,7 +243,7 @@ class _Remembering(SiameseModel):
     "Says in training how far the source classes' probabilities have moved from those that the blocks gave before"
     def __init__(self, encoder, head, source):
         super().__init__(encoder, head)
-        self.source,self.before = source,[copy.deepcopy(encoder).requires_grad_(False)] # in a list: its weights are not the model's
+        self.source,self.before = source,[copy.deepcopy(encoder).eval().requires_grad_(False)] # in a list: its weights are not the model's
     def forward(self, x1, x2=None):
         if not self.training or x2 is not None: return super().forward(x1, x2)
         A = self.encoder(x1)
@@ -268,6 +268,7 @@ def _helpful(A, votes, y, seed, g=0.2):
 def _let_vote(head, A, votes, y, source, kept, share, seed):
     "Add the votes, with `share` of the spread that the logits of some training images then have"
     device,i = head.w.weight.device,_some(len(y), 512, seed)
+    if (y[i][:,None] == y[i]).sum() < len(i) + 200: i = _some(int(y.max())+1, None, seed)[y].argsort(stable=True)[:512] # of many labels some, with all their images
     with evaluating(head):
         a,v = head.vectors(A[i].to(device)),F.normalize(votes[i][:,kept])
         z = torch.cat([head.all_logits(a.rows(slice(k, k+64)), a) for k in range(0, len(i), 64)]).cpu()
@@ -293,13 +294,16 @@ def fit_head(self:SiameseLearner,
 )->SiameseLearner: # itself
     "Train the head, and the encoder's last blocks if wished, on all pairs; the other blocks see each view of an image once"
     if not isinstance(self.dls.train, AllPairsDL): raise ValueError("fit_head trains on all pairs of a batch: use siamese_dls(..., pairs='all')")
-    source = getattr(self.model.encoder, 'source', None) if isinstance(self.model.head, PairHead) and self.model.head.delta is not None else None
+    head = self.model.head
+    source = getattr(self.model.encoder, 'source', None) or ((head.source_weight, head.source_bias) if head.n_source else None) # an encoder that was read from a file has none: its head does
+    if head.delta is None: source = None
     held = bool(source and blocks and distill)
     if lr_blocks is None: lr_blocks = 8e-4 if held else 4e-4
     if mix is None: mix = 1. if held else 0.65
     if not 0 <= mix <= 1: raise ValueError(f'mix, how much of the trained blocks is kept, is from 0 to 1, not {mix}')
     if distill < 0: raise ValueError(f'distill, how much the blocks are held, is 0 or more, not {distill}')
     if not 0 <= vote < 1: raise ValueError(f'vote, the share of the votes in the spread of the logits, is from 0 to below 1, not {vote}')
+    if n_vote < 1: raise ValueError(f'n_vote, how many source classes vote, is 1 or more, not {n_vote}; vote=0 lets none vote')
     k,rng,device = self.dls.train.k,random.Random(seed),next(self.model.parameters()).device
     first,last = last_blocks(self.model.encoder, blocks)
     before,grads = copy.deepcopy(last.state_dict()),[(o, o.requires_grad) for o in last.parameters()]
@@ -312,10 +316,8 @@ def fit_head(self:SiameseLearner,
         learn = Learner(dls, model, loss_func=loss, opt_func=self.opt_func, wd=self.wd, metrics=self.metrics,
                         splitter=siamese_splitter if params(model.encoder) else trainable_params)
         with nullcontext() if hasattr(self, 'progress') else learn.no_bar(): learn.fit_one_cycle(n_epoch, lr)
-    head = self.model.head
-    if source:
-        head.drop_source() # what voted before
-        source = tuple(o.to(device) for o in source)
+    if source: source = tuple(o.to(device) for o in source)
+    head.drop_source() # what voted before
     with no_random(seed), nullcontext() if hasattr(self, 'progress') else self.no_bar():
         also = (lambda A: source_votes(A, *source).mean(1)) if source and vote and not blocks else None
         (x,y,*votes),*valid = [_maps(self, ds, first, torch.Tensor.half if blocks else summarise, *((0,) if i else (views, also))) for i,ds in enumerate((self.dls.train_ds, self.dls.valid_ds)) if len(ds)]

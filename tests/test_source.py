@@ -63,14 +63,22 @@ def test_votes_are_part_of_the_logit(files, learners):
         v = nn.functional.normalize(model.head.votes(A).mean(1))
         beta = (model.head.alpha*model.head.source_share).item()
         state, with_votes = {k: v.clone() for k, v in model.head.state_dict().items()}, model.head(A)
-        missing = with_votes - model.head.drop_source()(A) - beta*(v @ v.T)
+        missing = with_votes - beta*(v @ v.T - model.head.source_shift) - model.head.drop_source()(A)
         assert missing.abs().max() < 1e-5*beta
         model.head.load_state_dict(state)
         torch.testing.assert_close(model.head(A), with_votes)
 
 
 def test_training_again_starts_without_votes(files, learners):
+    "And with those of the head where the encoder has no source classes, as in a finder that was read"
     slearn = learners[1]
+    source, slearn.model.encoder.source = slearn.model.encoder.source, None
+    weight = slearn.model.head.source_weight.clone()
+    with pytest.MonkeyPatch.context() as m, slearn.no_bar(), slearn.no_logging():
+        m.setattr(siamese, '_helpful', lambda *args, **kwargs: True)
+        slearn.fit_head(1, 1e-3, n_vote=10)
+    assert slearn.model.head.n_source == 10 and torch.equal(slearn.model.head.source_weight, weight)
+    slearn.model.encoder.source = source
     with slearn.no_bar(), slearn.no_logging(): slearn.fit_head(1, 1e-3, vote=0)
     assert slearn.model.head.n_source == 0
 
