@@ -95,12 +95,13 @@ trials |= { # weights between those before and after the training, then half as 
 }
 twice = {**apart, 'share': 0.5, 'mix': 0.25, 'again': 1/4} # beside the network as it was trained, the same network taken back by three quarters
 trials |= {f'mixed, beside, {n} epochs': (f'4e-4, {n} epochs: the mean of the logits of the network as trained and mixed, 0.25', {**apart, 'share': 0.5, 'epochs': n, 'beside': {**twice, 'epochs': n}, 'weight': 1/2}) for n in (24, 48)}
-held = {**apart, 'share': 0.5, 'epochs': 24, 'lr_enc': 8e-4, 'lwf': 0.3, 'vote': 0.15}
+held = {**apart, 'share': 0.5, 'epochs': 24, 'lr_enc': 8e-4, 'lwf': 0.2, 'vote': 0.15}
 trials |= { # held to what the encoder told of the classes of ImageNet, which vote
     'raw, votes': ('no training: the cosine of features, and of votes for one fifth', {'untrained': 0.2}),
-    'held 0.3': ('8e-4, held 0.3, votes 0.15: the default', held),
-    **{f'held {d}': (f'8e-4, held {d}, votes 0.15', {**held, 'lwf': d}) for d in (0.1, 0.2, 0.5, 1.)},
-    **{f'held {d}, votes {v}': (f'8e-4, held {d}, votes {v}', {**held, 'lwf': d, 'vote': v}) for d in (0.3, 0.5) for v in (0., 0.2, 0.3)},
+    'held 0.2, mixed': ('8e-4, held 0.2, weights mixed: 0.8, votes 0.15: the default', {**held, 'mix': 0.8}),
+    'held 0.1, mixed': ('8e-4, held 0.1, weights mixed: 0.8, votes 0.15', {**held, 'lwf': 0.1, 'mix': 0.8}),
+    **{f'held 0.2, mixed, votes {v}': (f'8e-4, held 0.2, weights mixed: 0.8, votes {v}', {**held, 'mix': 0.8, 'vote': v}) for v in (0., 0.25)},
+    **{f'held {d}': (f'8e-4, held {d}, votes 0.15', {**held, 'lwf': d}) for d in (0.1, 0.2, 0.3, 1.)},
     'votes alone': ('4e-4, not held, votes 0.15', {**held, 'lr_enc': 4e-4, 'lwf': 0.}),
     'mixed, votes': ('4e-4, not held, weights mixed: 0.65, votes 0.15', {**held, 'lr_enc': 4e-4, 'lwf': 0., 'mix': 0.65}),
     'SupCon, 8e-4': ('SupCon, 8e-4, 24 epochs, as trained', {'loss': 'supcon', 'epochs': 24, 'lr_enc': 8e-4}),

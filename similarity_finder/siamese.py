@@ -286,8 +286,8 @@ def fit_head(self:SiameseLearner,
     blocks:int=0, # of the encoder, counted from its end, that learn with the head; their maps are kept in memory
     views:int=0, # augmented views of each image, beside the image as it is
     lr_blocks:float|None=None, # highest learning rate of those blocks; by default 8e-4 if they are held by `distill`, else 4e-4
-    distill:float=0.3, # how much those blocks are held to what they told of the encoder's source classes, if it has any; 0: not at all
-    mix:float|None=None, # how much of those blocks as trained there is in the mean of their weights with those from before; unless it is 1, the head then learns for half as many epochs again, on what the mean gives. By default 1 if they are held by `distill`, else 0.65
+    distill:float=0.2, # how much those blocks are held to what they told of the encoder's source classes, if it has any; 0: not at all
+    mix:float|None=None, # how much of those blocks as trained there is in the mean of their weights with those from before; unless it is 1, the head then learns for half as many epochs again, on what the mean gives. By default 0.8 if they are held by `distill`, else 0.65
     share:float=0.5, # how much the article's term of the head counts afterwards, see `PairHead.damp`
     vote:float=0.15, # share of the logits' spread that the encoder's source classes get by their votes, from 0 to below 1, if votes help on the training images, see `PairHead.add_source`
     n_vote:int=512 # how many of those classes vote: those with the most votes on the training images
@@ -299,7 +299,7 @@ def fit_head(self:SiameseLearner,
     if head.delta is None: source = None
     held = bool(source and blocks and distill)
     if lr_blocks is None: lr_blocks = 8e-4 if held else 4e-4
-    if mix is None: mix = 1. if held else 0.65
+    if mix is None: mix = 0.8 if held else 0.65
     if not 0 <= mix <= 1: raise ValueError(f'mix, how much of the trained blocks is kept, is from 0 to 1, not {mix}')
     if distill < 0: raise ValueError(f'distill, how much the blocks are held, is 0 or more, not {distill}')
     if not 0 <= vote < 1: raise ValueError(f'vote, the share of the votes in the spread of the logits, is from 0 to below 1, not {vote}')
