@@ -5,7 +5,7 @@
     python bench/applications.py copies
 
 breeds: a third of the breeds of the Oxford pets is left out of training (another third for each seed). The head and the encoder's last two blocks are trained on all pairs
-of the other breeds, as `train_finder` does it by default; with --frozen the head alone (rows 'breeds, frozen encoder'). The rows in the file are of networks without source classes (distill=0, vote=0), as they were by default before. Then the images of the breeds left out are clustered: by P(same), by k-means (which is told the number of breeds) and by HDBSCAN on the pooled features,
+of the other breeds, as `train_finder` does it by default; with --frozen the head alone (rows 'breeds, frozen encoder'). Then the images of the breeds left out are clustered: by P(same), by k-means (which is told the number of breeds) and by HDBSCAN on the pooled features,
 of length 1, of the encoder as ImageNet left it, and of the trained one ('tuned features'). Agreement with the breeds: adjusted Rand index (ARI) and normalised mutual information (NMI); each image in no cluster counts as a cluster of its own. 'balanced' keeps at most
 16 images of a breed (three breeds have 160). Seeds 0 to 2 were used to choose the method and its defaults, so they are not reported.
 scale: vectors of a mixture of a hundred groups, as long as those of mobilenet_v2 with 512 hidden units; each size in a process of its own.
