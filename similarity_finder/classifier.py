@@ -134,6 +134,7 @@ def create_encoder(
     if weights is not None:
         state = _read_weights(weights)
         missing,unexpected = model.load_state_dict(state, strict=False)
+        unexpected = [k for k in unexpected if not k.startswith(('classifier.', 'fc.', 'head.'))] # timm's body has none
         if missing or unexpected: raise ValueError(f'{weights} does not hold the weights of {name}: missing {missing[:3]}, unexpected {unexpected[:3]}')
     if isinstance(arch, str):
         encoder,cut = TimmBody(model),None
