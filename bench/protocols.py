@@ -275,14 +275,14 @@ def train(p, caches, **cfg):
     seconds = time.process_time()-start
     net.eval()
     if isinstance(head, PairHead): head.damp(c['share']) # nothing to damp without a metric term
-    if c['vote']: seen = [o[tr] for o in told(tail, plain, caches.source)]
-    if c['vote'] and not embed: _let_vote(head, *seen, y, caches.source, voters, c['vote'], p.seed)
+    if c['vote']: A, votes = told(tail, plain, caches.source)
+    elif embed or classify: A = features(net.tail, plain) if c['tail'] else plain
+    if c['vote'] and not embed: _let_vote(head, A[tr], votes[tr], y, caches.source, voters, c['vote'], p.seed)
     with torch.no_grad():
         if embed or classify:
-            A = features(net.tail, plain) if c['tail'] else plain
             e = net.head(A.float()) if embed else F.normalize(net.head[:-1](A.float()))
             if c['vote']: # as `_let_vote` does
-                v = F.normalize(told(tail, plain, caches.source)[1][:,voters])
+                v = F.normalize(votes[:,voters])
                 (z, same), (b, _) = (off_diagonal(o[tr] @ o[tr].T, y) for o in (e, v))
                 e = torch.cat([e, (c['vote']/(1-c['vote'])*_spread(z, same)/_spread(b, same)).sqrt()*v], 1)
             score = lambda q, g: e[q] @ e[g].T
