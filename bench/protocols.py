@@ -20,7 +20,7 @@ from similarity_finder.data import label_func, pets
 from similarity_finder.head import PairHead, PairVectors, cat_vectors, off_diagonal, source_votes, summarise
 from similarity_finder.metrics import map_at_r, recall_at_k
 from similarity_finder.pairs import class_batches, siamese_dls
-from similarity_finder.siamese import PairLoss, Views, _helpful, _let_vote, _spread, contrastive, distillation
+from similarity_finder.siamese import PairLoss, Views, _helpful, _let_vote, contrastive, distillation
 
 here = Path(__file__).parent
 adamw = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True, eps=1e-5, betas=(0.9, 0.99)) # as fastai's, with less work on a CPU
@@ -187,7 +187,7 @@ def sampled_pairs(labels, n, rng):
     return first + [partner(i) for i in first]
 
 
-default = dict(loss='pairs', tail=2, views='both', bs=64, k=4, epochs=12, lr=1e-3, lr_enc=4e-4, n_hidden=512, drop=(0.25,0.5), pool='concat', share=0.5, metric=True, symmetric=True, lwf=0., vote=0., # how much the source classes' probabilities are held, and the share of their votes, as in `fit_head`
+default = dict(loss='pairs', tail=2, views='both', bs=64, k=4, epochs=12, lr=1e-3, lr_enc=4e-4, n_hidden=512, drop=(0.25,0.5), pool='concat', share=0.5, metric=True, symmetric=True, lwf=0., vote=0., own=True, # how much the source classes' probabilities are held, and the shares of their votes, as in `fit_head`; by the trained blocks' own votes, or by those of the blocks as they were
                still=True, ema=0., ema_start=0., wd=0.1, ce=0., smooth=0., pct_start=0.25, hard=0., rank=0., rank_e=0., detach=False, apart=False, zero=True, tau=0.1, distill=0.,
                mix=1., again=1/2) # how much of the trained blocks there is in their mean with what they were (1: all of it); then the head learns again, for this share of the epochs
 
@@ -228,8 +228,8 @@ def train(p, caches, **cfg):
     if c['distill'] or c['lwf']: net.before = [copy.deepcopy(tail)]
     if c['lwf']: net.source = caches.source
     if c['vote']:
-        seen = told(tail, plain, caches.source)
-        c['vote'] *= _helpful(*(o[tr] for o in seen), y, p.seed)
+        untouched, seen = copy.deepcopy(tail), told(tail, plain, caches.source)
+        if not _helpful(*(o[tr] for o in seen), y, p.seed): c['vote'] = 0
         voters = seen[1][tr].pow(2).mean(0).topk(512).indices
     if c['metric'] and c['zero'] and isinstance(head, PairHead): nn.init.zeros_(head.w.weight)
     labels, rng, k = y.tolist(), random.Random(p.seed), c['k']
@@ -256,7 +256,7 @@ def train(p, caches, **cfg):
         with torch.no_grad():
             i = class_batches(labels, bs, k, random.Random(0))[:bs]
             head.eval(); head.fit_metric(head.vectors(tail.eval()(plain[tr[i]].float())).e, y[i])
-    start, key = time.process_time(), hashlib.sha256(json.dumps([p.name, p.seed, {k: v for k, v in cfg.items() if k not in ('share', 'vote', 'mix', 'again')}], sort_keys=True).encode()).hexdigest()[:12]
+    start, key = time.process_time(), hashlib.sha256(json.dumps([p.name, p.seed, {k: v for k, v in cfg.items() if k not in ('share', 'vote', 'own', 'mix', 'again')}], sort_keys=True).encode()).hexdigest()[:12]
     fname = caches.folder/f'net_{p.name}_{p.seed}_{key}.pt' # trained once
     before = copy.deepcopy(tail.state_dict())
     if (kept := fname.exists()): net.load_state_dict(torch.load(fname))
@@ -275,20 +275,22 @@ def train(p, caches, **cfg):
     seconds = time.process_time()-start
     net.eval()
     if isinstance(head, PairHead): head.damp(c['share']) # nothing to damp without a metric term
-    if c['vote']: A, votes = told(tail, plain, caches.source)
+    encode = net.tail
+    if c['vote']:
+        if embed: # what the loss has trained, as the metric term of a head without anything else
+            head = PairHead(nf, 1).eval()
+            head.delta.data, head.log_alpha.data = net.head.delta.data, torch.zeros(())
+        A, votes = told(net.tail, plain, caches.source)
+        if not c['own']: votes, encode = seen[1], lambda o: torch.cat([net.tail(o), untouched(o)], 1)
+        _let_vote(head, A[tr], votes[tr], y, caches.source, voters, c['vote'] if isinstance(c['vote'], tuple) else (c['vote'],)*2, p.seed)
     elif embed or classify: A = features(net.tail, plain) if c['tail'] else plain
-    if c['vote'] and not embed: _let_vote(head, A[tr], votes[tr], y, caches.source, voters, c['vote'], p.seed)
     with torch.no_grad():
-        if embed or classify:
+        if classify or embed and not c['vote']:
             e = net.head(A.float()) if embed else F.normalize(net.head[:-1](A.float()))
-            if c['vote']: # as `_let_vote` does
-                v = F.normalize(votes[:,voters])
-                (z, same), (b, _) = (off_diagonal(o[tr] @ o[tr].T, y) for o in (e, v))
-                e = torch.cat([e, (c['vote']/(1-c['vote'])*_spread(z, same)/_spread(b, same)).sqrt()*v], 1)
             score = lambda q, g: e[q] @ e[g].T
         else:
-            vec = cat_vectors([net.head.vectors(net.tail(o.float())) for o in plain.split(64)])
-            score = lambda q, g: torch.cat([net.head.all_logits(vec.rows(q[i:i+16]), vec.rows(g)) for i in range(0, len(q), 16)])
+            vec = cat_vectors([head.vectors(encode(o.float())) for o in plain.split(64)])
+            score = lambda q, g: torch.cat([head.all_logits(vec.rows(q[i:i+16]), vec.rows(g)) for i in range(0, len(q), 16)])
     def scored(q, g):
         with torch.no_grad(): return score(q, g)
     info = dict(seconds=seconds, images=c['epochs']*(len(tr)//bs*bs) + (x.shape[0]*x.shape[1] if c['mix'] < 1 else 0), kept=kept)

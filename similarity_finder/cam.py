@@ -97,8 +97,11 @@ def average_image(
 
 def _place_vectors(head, A, average):
     "Each place's share of the metric vector `e`, which is their mean, and what the average image has of it at every place: (N, h*w, n_metric) and (N, 1, n_metric)"
-    parts = [(head.project(A.flatten(2).mT), head.project(average_image(head)), 1-head.source_share if head.n_source else 1.)]
-    if head.n_source: parts.append((head.votes(A), head.source_mean, head.source_share))
+    own = head.project(A[:,:head.nf].flatten(2).mT)
+    parts = [(own, head.project(average_image(head)), 1.)]
+    if head.n_source:
+        g = head.source_shares(own.mean(1))[:,None] # (N, 1, 1), of the whole image, as the lengths below are
+        parts = [(*parts[0][:2], 1-g), (head.votes(A), head.source_mean, g)]
     scales = [share**0.5/o.mean(1, keepdim=True).norm(dim=2, keepdim=True).clamp_min(1e-12) for o,_,share in parts]
     return torch.cat([o*s for (o,_,_),s in zip(parts, scales)], 2),torch.cat([m*s for (_,m,_),s in zip(parts, scales)], 2)*average
 
@@ -143,7 +146,7 @@ def hidden_evidence(
     k = (u + v > 0)*scale*head.w.weight[0] # d logit / d hidden unit, before the ReLU, of the units that are on
     intercept = head.w.weight[0] @ (shift - head.bn2.running_mean*scale) + head.w.bias + k @ head.U.bias
     maps = []
-    for X,lin,bn in ((A, head.U, head.bn_q), (B, head.V, head.bn_g)):
+    for X,lin,bn in ((A[:,:head.nf], head.U, head.bn_q), (B[:,:head.nf], head.V, head.bn_g)):
         weight,base = k @ lin.weight*_affine(bn)[0],baseline.repeat(2 if head.pool_name == 'concat' else 1) # an even map has its mean for a maximum
         maps.append(place_evidence(X, weight, base, head.pool_name))
         intercept = intercept + k @ (lin.weight @ _affine(bn)[1]) + weight @ (base - bn.running_mean)

@@ -173,11 +173,22 @@ def n_channels(
     return shape[1]
 
 @contextmanager
+def _full_float32():
+    "Let a GPU convolve in float32 throughout; PyTorch lets it round to TF32, of 10 bits"
+    at = [(o, 'fp32_precision', 'ieee') for o in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn)] if hasattr(torch.backends.cudnn, 'conv') else [(torch.backends.cudnn, 'allow_tf32', False)] # before PyTorch 2.9
+    was = [getattr(o, k) for o,k,_ in at]
+    for o,k,v in at: setattr(o, k, v)
+    try: yield
+    finally:
+        for (o,k,_),v in zip(at, was): setattr(o, k, v)
+
+@contextmanager
 def evaluating(*modules):
-    "Put `modules` in evaluation mode, and each part of them back as it was at the end"
+    "Put `modules` in evaluation mode, and each part of them back as it was at the end; a GPU then computes as exactly as a CPU"
     was = [(m, m.training) for module in modules for m in module.modules()]
     for module in modules: module.eval()
-    try: yield
+    try:
+        with _full_float32(): yield
     finally:
         for m,training in was: m.training = training
 

@@ -24,8 +24,8 @@ from .head import cat_vectors
 # %% ../nbs/06_faithfulness.ipynb #e1910807
 def _at_mask(cam_map, mask):
     "The map at the mask's size, and the mask"
-    mask = torch.as_tensor(np.asarray(mask)).bool()
-    m = torch.as_tensor(cam_map).detach().float()
+    m,mask = (torch.as_tensor(o.detach().cpu() if isinstance(o, torch.Tensor) else np.asarray(o)) for o in (cam_map, mask))
+    m,mask = m.float(),mask.bool()
     return F.interpolate(m.reshape(1, 1, *m.shape[-2:]), size=mask.shape, mode='bilinear', align_corners=False, antialias=m.shape[-1] > mask.shape[-1])[0,0],mask
 
 def energy_inside(

@@ -65,11 +65,11 @@ class PairHead(nn.Module):
         self.register_buffer('prior', torch.tensor(0.5)) # share of same pairs that the shift is for
         self._source_buffers() # `add_source` makes room for them
 
-    def _source_buffers(self, K=0, n=0):
-        "Room for the scores of K source classes, of which n vote, for their mean votes and for their share of the metric term"
+    def _source_buffers(self, K=0, n=0, L=0):
+        "Room for the scores of K source classes, of which n vote, for their mean votes and their share of the metric term; and for what L labels look like, if that share depends on it"
         new = self.w.weight.new_zeros
-        for k,v in dict(source_weight=new(K, self.nf), source_bias=new(K), source_kept=new(n, dtype=torch.long), source_mean=new(n), source_share=new(()), source_shift=new(())).items():
-            self.register_buffer(k, v if n else None)
+        for k,v in dict(weight=new(K, self.nf), bias=new(K), kept=new(n, dtype=torch.long), mean=new(n), share=new(()), shift=new(())).items(): self.register_buffer(f'source_{k}', v if n else None)
+        for k,v in dict(known=new(L, self.nf), between=new(2), more=new(())).items(): self.register_buffer(f'source_{k}', v if n and L else None)
 
     @property
     def n_source(self): return 0 if getattr(self, 'source_kept', None) is None else len(self.source_kept)
@@ -79,7 +79,7 @@ class PairHead(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         state_dict.setdefault(f'{prefix}prior', torch.tensor(0.5)) # weights from before it was kept
-        self._source_buffers(*(len(state_dict.get(f'{prefix}source_{k}', ())) for k in ('weight','kept'))) # as many as there are in what is loaded
+        self._source_buffers(*(len(state_dict.get(f'{prefix}source_{k}', ())) for k in ('weight','kept','known'))) # as many as there are in what is loaded
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
@@ -100,21 +100,42 @@ def source_votes(
 
 @patch
 def votes(self:PairHead,
-    A:torch.Tensor # (N, C, h, w), the encoder's maps
+    A:torch.Tensor # (N, C or 2*C, h, w), the encoder's maps: the last C channels vote
 )->torch.Tensor: # (N, h*w, n_source), each place's probabilities of those source classes that vote
     "The votes that the metric term takes the mean of"
-    return source_votes(A, self.source_weight, self.source_bias)[...,self.source_kept]
+    return source_votes(A[:,-self.nf:], self.source_weight, self.source_bias)[...,self.source_kept]
+
+@patch
+def novelty(self:PairHead,
+    e:torch.Tensor # (N, n_metric), metric vectors of N images; their first C components are looked at
+)->torch.Tensor: # (N,), between 0 (as near to a label as the images that the head learned from) and 1 (as far as those are from the other labels); zeros where the head keeps nothing of the labels
+    "How unlike everything labelled an image is"
+    if getattr(self, 'source_known', None) is None: return e.new_zeros(len(e))
+    low,high = self.source_between
+    nearest = (F.normalize(e[:,:self.nf]) @ self.source_known.T).amax(1)
+    return ((high-nearest)/(high-low)).clamp(0, 1)
+
+@patch
+def source_shares(self:PairHead,
+    e:torch.Tensor # (N, n_metric), as in `novelty`
+)->torch.Tensor: # (N, 1), between 0 and 1
+    "The votes' share of each image's metric vector: the more, the newer it is"
+    if getattr(self, 'source_known', None) is None: return self.source_share.expand(len(e), 1)
+    return torch.lerp(self.source_share, self.source_more, self.novelty(e))[:,None]
 
 @patch
 def vectors(self:PairHead,
-    A:torch.Tensor, # (N, C, h, w), the encoder's maps
+    A:torch.Tensor, # (N, C, h, w), the encoder's maps; or (N, 2*C, h, w), and behind them those of `KeptBlocks`
     apart:bool=False # pass a gradient on to the maps from the metric vectors alone
 )->PairVectors:
     "The vectors of each image alone"
-    if A.ndim != 4 or A.shape[1] != self.nf: raise ValueError(f'maps of shape (N, {self.nf}, h, w) are needed, got {tuple(A.shape)}')
-    p = self.pool(A.detach() if apart else A).flatten(1)
-    e = A.new_zeros(len(A), 0) if self.delta is None else F.normalize(self.project(A.mean((2,3))))
-    if self.n_source: e = torch.cat([(1-self.source_share).sqrt()*e, self.source_share.sqrt()*F.normalize(self.votes(A).mean(1))], 1)
+    if A.ndim != 4 or A.shape[1] not in (self.nf, 2*self.nf): raise ValueError(f'maps of shape (N, {self.nf}, h, w) are needed, got {tuple(A.shape)}')
+    own = A[:,:self.nf]
+    p = self.pool(own.detach() if apart else own).flatten(1)
+    e = A.new_zeros(len(A), 0) if self.delta is None else F.normalize(self.project(own.mean((2,3))))
+    if self.n_source:
+        g = self.source_shares(e)
+        e = torch.cat([(1-g).sqrt()*e, g.sqrt()*F.normalize(self.votes(A).mean(1))], 1)
     return PairVectors(self.U(self.drop1(self.bn_q(p))), self.V(self.drop1(self.bn_g(p))), e)
 
 # %% ../nbs/02_head.ipynb #10fd3c07
@@ -159,7 +180,7 @@ def probability(self:PairHead,
 # %% ../nbs/02_head.ipynb #15535451
 @patch
 def forward(self:PairHead,
-    A:torch.Tensor, # (N, C, h, w), maps of the first images
+    A:torch.Tensor, # (N, C, h, w), maps of the first images, as in `vectors`
     B:torch.Tensor|None=None # (N, C, h, w), maps of the second; None: all pairs of `A`
 )->torch.Tensor: # (N,) logits of the pairs, or (N, N) of all pairs
     "Logits of P(same) from the encoder's maps"
@@ -190,10 +211,13 @@ def add_source(self:PairHead,
     bias:torch.Tensor, # (K,)
     kept=None, # indices of the classes that vote; by default all
     mean:torch.Tensor|None=None, # (n,) mean votes of the training images for those, which explanations count from; by default zeros
-    beta:float=1., # weight of the votes' cosine in the logit, above 0
-    shift:float=0. # what is taken from that cosine before: half way between same and different pairs the logit stays what it was
+    beta:float=1., # weight of the votes' cosine in the logit, above 0, for two images that are not new
+    shift:float=0., # what is taken from that cosine before: half way between same and different pairs the logit stays what it was
+    known:torch.Tensor|None=None, # (L, C), mean metric vectors of L labels, of length 1; by default no image is new
+    between:tuple=(0.,1.), # cosines to the nearest of those: at the first an image is altogether new, at the second not at all
+    more:float|None=None # the same weight for two images that are altogether new, `beta` or above
 )->PairHead: # itself
-    "Let source classes vote: adds `beta*(cosine of the votes - shift)` to the logit"
+    "Let source classes vote: adds `beta*(cosine of the votes - shift)` to the logit of images that are not new; as far as they are, the votes take the features' place"
     if self.delta is None: raise ValueError('source classes vote in the metric term, and this head has none: make it with metric=True')
     if self.n_source: raise ValueError(f'{self.n_source} source classes vote already: drop_source() first')
     if weight.ndim != 2 or weight.shape[1] != self.nf or bias.shape != weight.shape[:1]:
@@ -202,9 +226,15 @@ def add_source(self:PairHead,
     kept = torch.arange(len(weight)) if kept is None else torch.as_tensor(kept)
     if kept.dtype == torch.bool: kept = kept.nonzero()[:,0]
     if not len(kept): raise ValueError('none of the source classes is to vote: kept is empty')
-    alpha = self.alpha + beta
-    self._source_buffers(len(weight), len(kept))
-    for k,v in dict(weight=weight, bias=bias, kept=kept, mean=self.source_mean if mean is None else mean, share=beta/alpha, shift=shift).items(): getattr(self, f'source_{k}').copy_(torch.as_tensor(v))
+    if known is not None:
+        if known.ndim != 2 or not len(known) or known.shape[1] != self.nf: raise ValueError(f'known, mean vectors of labels, is of shape (L, {self.nf}), not {tuple(known.shape)}')
+        if not between[0] < between[1]: raise ValueError(f'between, the cosines of new and of known images, are a lower and a higher one, not {tuple(between)}')
+        if more is None or more < beta: raise ValueError(f'more, the weight of the votes for new images, is at least beta, which is {beta}, not {more}')
+    was,alpha = self.alpha,self.alpha + beta
+    self._source_buffers(len(weight), len(kept), 0 if known is None else len(known))
+    new = dict(weight=weight, bias=bias, kept=kept, mean=self.source_mean if mean is None else mean, share=beta/alpha, shift=shift)
+    if known is not None: new |= dict(known=known, between=between, more=more/(was + more))
+    for k,v in new.items(): getattr(self, f'source_{k}').copy_(torch.as_tensor(v))
     self.log_alpha.copy_(alpha.log())
     self.w.bias -= beta*shift
     return self

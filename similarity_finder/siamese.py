@@ -6,7 +6,7 @@ Docs: https://similarity-finder.github.io/similarity_finder/siamese.html.md"""
 
 # %% auto #0
 __all__ = ['SiameseModel', 'siamese_splitter', 'contrastive', 'PairLoss', 'pair_accuracy', 'PairAUC', 'SiameseLearner',
-           'siamese_learner', 'last_blocks', 'distillation', 'Views', 'PairPrediction', 'pair_model']
+           'siamese_learner', 'last_blocks', 'KeptBlocks', 'distillation', 'Views', 'PairPrediction', 'pair_model']
 
 # %% ../nbs/02_siamese.ipynb #c383899f
 import copy
@@ -164,7 +164,7 @@ def siamese_learner(
     given,new_head = encoder is not None,head is None
     with torch.random.fork_rng(devices=[]):
         if seed is not None: torch.manual_seed(seed)
-        encoder = copy.deepcopy(encoder) if given else create_encoder(arch, pretrained, weights, cut)
+        encoder = copy.deepcopy(getattr(encoder, 'trained', encoder)) if given else create_encoder(arch, pretrained, weights, cut)
         for p_ in encoder.parameters(): p_.requires_grad_(True)
         head = head or PairHead(n_channels(encoder), n_hidden, pool, p, metric, apart=loss_func is None)
     learn = SiameseLearner(dls, SiameseModel(encoder, head), loss_func=loss_func or PairLoss(), splitter=siamese_splitter,
@@ -186,6 +186,38 @@ def last_blocks(
     if n == 0: return encoder,nn.Identity()
     if not 0 < n < len(blocks): raise ValueError(f'of this encoder\'s {len(blocks)} blocks, 0 to {len(blocks)-1} can be cut off, not {n}')
     return nn.Sequential(*blocks[:-n]),nn.Sequential(*blocks[-n:])
+
+# %% ../nbs/02_siamese.ipynb #1f95ab62
+class KeptBlocks(nn.Module):
+    "An encoder whose last blocks learn, and beside them those blocks as they were"
+    def __init__(self,
+        encoder:nn.Module, # (N, 3, H, W) -> (N, C, h, w); its blocks are taken over
+        n:int, # how many of them are kept, counted from its end as in `last_blocks`
+        before:nn.Module|None=None # the blocks as they were; by default a copy of those that `encoder` has now
+    ): # (N, 3, H, W) -> (N, 2*C, h, w)
+        super().__init__()
+        if n < 1: raise ValueError(f'n, how many blocks are kept, is 1 or more, not {n}')
+        self.n,self.source,recipe = n,getattr(encoder, 'source', None),getattr(encoder, 'recipe', None) or dict(arch=f'custom:{type(encoder).__name__}', cut=None)
+        self.first,self.last = last_blocks(encoder, n)
+        self.before = (copy.deepcopy(self.last) if before is None else before).eval().requires_grad_(False)
+        self.recipe = recipe | dict(kept=n) # for `build_encoder`
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.before.eval()
+        return self
+
+    def forward(self, x):
+        x = self.first(x)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training): before = self.before(x) # they do not learn
+        return torch.cat([self.last(x), before], 1)
+
+    @property
+    def trained(self): # shares the weights
+        "The encoder without what was kept"
+        encoder = nn.Sequential(*self.first, *self.last)
+        encoder.source,encoder.recipe = self.source,None
+        return encoder
 
 # %% ../nbs/02_siamese.ipynb #8c467dcc
 def distillation(
@@ -224,14 +256,9 @@ def _maps(learn, ds, first, keep, views, also=None):
         x,y,*more = once(learn.dls.valid, 1, also)
         return torch.stack([x, *(once(learn.dls.train, 0)[0] for _ in range(views))]),y,*more
 
-def _through(last, x, device, source=None, bs=64):
-    "What a head needs of (N, ...) maps after the last blocks; and the source classes' mean votes, (N, K)"
-    done = []
-    with evaluating(last), torch.no_grad():
-        for o in progress_bar(x.split(bs), leave=False):
-            A = last(o.to(device).float())
-            done.append([o.cpu() for o in (summarise(A), *([source_votes(A, *source).mean(1)] if source else []))])
-    return [torch.cat(o) for o in zip(*done)]
+def _through(last, x, device, keep=summarise, bs=64):
+    "What `keep` keeps of (N, ...) maps after the last blocks"
+    with evaluating(last), torch.no_grad(): return torch.cat([keep(last(o.to(device).float())).cpu() for o in progress_bar(x.split(bs), leave=False)])
 
 class _Still(nn.Module):
     "Blocks that learn while their batch statistics stay as they are"
@@ -241,9 +268,9 @@ class _Still(nn.Module):
 
 class _Remembering(SiameseModel):
     "Says in training how far the source classes' probabilities have moved from those that the blocks gave before"
-    def __init__(self, encoder, head, source):
+    def __init__(self, encoder, head, before, source):
         super().__init__(encoder, head)
-        self.source,self.before = source,[copy.deepcopy(encoder).eval().requires_grad_(False)] # in a list: its weights are not the model's
+        self.source,self.before = source,[before] # in a list: its weights are not the model's
     def forward(self, x1, x2=None):
         if not self.training or x2 is not None: return super().forward(x1, x2)
         A = self.encoder(x1)
@@ -265,8 +292,24 @@ def _helpful(A, votes, y, seed, g=0.2):
     return rank(torch.cat([(1-g)**0.5*f, g**0.5*v], 1)) > rank(f)
 
 @torch.no_grad()
+def _known(head, A, y, seed, n=1024):
+    "What labels look like to the metric term, (L, C), and the cosines to the nearest of them of images that are new and of images that are not; None if the labels are not told apart"
+    device,some = head.w.weight.device,y.unique()
+    some = some[_some(len(some), n, seed)]
+    i = torch.isin(y, some).nonzero()[:,0]
+    y = torch.searchsorted(some.sort().values, y[i])
+    with evaluating(head): e = torch.cat([F.normalize(head.project(o.to(device).mean((2,3)))).cpu() for o in A[i].split(512)])
+    known = F.normalize(torch.zeros(len(some), e.shape[1]).index_add_(0, y, e))
+    j = _some(len(y), 2000, seed)
+    cosines,own = e[j] @ known.T,F.one_hot(y[j], len(some)).bool()
+    low,high = cosines.masked_fill(own, -1).amax(1).quantile(0.5).item(),cosines[own].quantile(0.1).item()
+    return (known, (low, high)) if low < high else None
+
+@torch.no_grad()
 def _let_vote(head, A, votes, y, source, kept, share, seed):
-    "Add the votes, with `share` of the spread that the logits of some training images then have"
+    "Add the votes, with the first `share` of the spread that the logits of some training images then have, and the second where images are new"
+    known = _known(head, A, y, seed) if share[1] > share[0] else None
+    if known is None: share = [sum(share)/2]*2 # nobody can tell what is new
     device,i = head.w.weight.device,_some(len(y), 512, seed)
     if (y[i][:,None] == y[i]).sum() < len(i) + 200: i = _some(int(y.max())+1, None, seed)[y].argsort(stable=True)[:512] # of many labels some, with all their images
     with evaluating(head):
@@ -274,8 +317,8 @@ def _let_vote(head, A, votes, y, source, kept, share, seed):
         z = torch.cat([head.all_logits(a.rows(slice(k, k+64)), a) for k in range(0, len(i), 64)]).cpu()
     (z,same),(c,_) = off_diagonal(z, y[i]),off_diagonal(v @ v.T, y[i])
     if same.sum() < 2 or (~same).sum() < 2: return
-    beta = min((share/(1-share)*_spread(z, same)/_spread(c, same)).item(), 30.) # votes that are all alike are not blown up
-    head.add_source(*source, kept, votes[:,kept].mean(0), beta, ((c[same].mean() + c[~same].mean())/2).item())
+    beta,more = (min((o/(1-o)*_spread(z, same)/_spread(c, same)).item(), 30.) for o in share) # votes that are all alike are not blown up
+    head.add_source(*source, kept, votes[:,kept].mean(0), beta, ((c[same].mean() + c[~same].mean())/2).item(), *(known or (None, None)), more)
 
 @patch
 def fit_head(self:SiameseLearner,
@@ -286,26 +329,30 @@ def fit_head(self:SiameseLearner,
     blocks:int=0, # of the encoder, counted from its end, that learn with the head; their maps are kept in memory
     views:int=0, # augmented views of each image, beside the image as it is
     lr_blocks:float|None=None, # highest learning rate of those blocks; by default 8e-4 if they are held by `distill`, else 4e-4
-    distill:float=0.2, # how much those blocks are held to what they told of the encoder's source classes, if it has any; 0: not at all
+    distill:float=0.1, # how much those blocks are held to what they told of the encoder's source classes, if it has any; 0: not at all
     mix:float|None=None, # how much of those blocks as trained there is in the mean of their weights with those from before; unless it is 1, the head then learns for half as many epochs again, on what the mean gives. By default 0.8 if they are held by `distill`, else 0.65
     share:float=0.5, # how much the article's term of the head counts afterwards, see `PairHead.damp`
-    vote:float=0.15, # share of the logits' spread that the encoder's source classes get by their votes, from 0 to below 1, if votes help on the training images, see `PairHead.add_source`
+    vote:tuple=(0.05,0.4), # share of the logits' spread that the encoder's source classes get by their votes, from 0 to below 1, if votes help on the training images: for images like those, and for images of no label that was learned (for all the mean, if the head does not tell the labels apart); see `PairHead.add_source`. One number: the same for all
     n_vote:int=512 # how many of those classes vote: those with the most votes on the training images
 )->SiameseLearner: # itself
     "Train the head, and the encoder's last blocks if wished, on all pairs; the other blocks see each view of an image once"
     if not isinstance(self.dls.train, AllPairsDL): raise ValueError("fit_head trains on all pairs of a batch: use siamese_dls(..., pairs='all')")
-    head = self.model.head
-    source = getattr(self.model.encoder, 'source', None) or ((head.source_weight, head.source_bias) if head.n_source else None) # an encoder that was read from a file has none: its head does
+    head,encoder = self.model.head,self.model.encoder
+    was_kept = isinstance(encoder, KeptBlocks)
+    if was_kept and blocks not in (0, encoder.n): raise ValueError(f'the last {encoder.n} blocks have learned already, and are kept as they were: blocks is {encoder.n} or 0, not {blocks}')
+    source = getattr(encoder, 'source', None) or ((head.source_weight, head.source_bias) if head.n_source else None) # an encoder that was read from a file has none: its head does
     if head.delta is None: source = None
     held = bool(source and blocks and distill)
     if lr_blocks is None: lr_blocks = 8e-4 if held else 4e-4
     if mix is None: mix = 0.8 if held else 0.65
     if not 0 <= mix <= 1: raise ValueError(f'mix, how much of the trained blocks is kept, is from 0 to 1, not {mix}')
     if distill < 0: raise ValueError(f'distill, how much the blocks are held, is 0 or more, not {distill}')
-    if not 0 <= vote < 1: raise ValueError(f'vote, the share of the votes in the spread of the logits, is from 0 to below 1, not {vote}')
+    share_known,share_new = vote if isinstance(vote, (tuple, list)) else (vote, vote)
+    if not 0 <= share_known <= share_new < 1: raise ValueError(f'vote, the shares of the votes in the spread of the logits for known and for new images, are from 0 to below 1, the second not below the first; not {vote}')
     if n_vote < 1: raise ValueError(f'n_vote, how many source classes vote, is 1 or more, not {n_vote}; vote=0 lets none vote')
     k,rng,device = self.dls.train.k,random.Random(seed),next(self.model.parameters()).device
-    first,last = last_blocks(self.model.encoder, blocks)
+    first,last = (encoder.first, encoder.last) if was_kept and blocks else last_blocks(encoder, blocks)
+    kept_blocks = encoder.before if was_kept else copy.deepcopy(last).to(device).eval().requires_grad_(False) # the encoder as it was
     before,grads = copy.deepcopy(last.state_dict()),[(o, o.requires_grad) for o in last.parameters()]
     def loader(x, y, valid):
         n,labels = max(2, min(bs or self.dls.train.bs, len(y))),y.tolist()
@@ -319,24 +366,28 @@ def fit_head(self:SiameseLearner,
     if source: source = tuple(o.to(device) for o in source)
     head.drop_source() # what voted before
     with no_random(seed), nullcontext() if hasattr(self, 'progress') else self.no_bar():
-        also = (lambda A: source_votes(A, *source).mean(1)) if source and vote and not blocks else None
-        (x,y,*votes),*valid = [_maps(self, ds, first, torch.Tensor.half if blocks else summarise, *((0,) if i else (views, also))) for i,ds in enumerate((self.dls.train_ds, self.dls.valid_ds)) if len(ds)]
+        vote = source and share_new
+        def mean_votes(A): return source_votes(A[:,-head.nf:], *source).mean(1)
+        def own(A): return summarise(A[:,:head.nf])
+        (x,y,*votes),*valid = [_maps(self, ds, first, torch.Tensor.half if blocks else own, *((0,) if i else (views, mean_votes if vote and not blocks else None))) for i,ds in enumerate((self.dls.train_ds, self.dls.valid_ds)) if len(ds)]
         maps = [(x,y), *valid]
-        if source and vote:
-            seen = _through(last, x[0], device, source) if blocks else (x[0], votes[0])
-            vote = vote*_helpful(*seen, y, seed)
-            kept = seen[1].pow(2).mean(0).topk(min(n_vote, seen[1].shape[1])).indices
+        if vote:
+            A,votes = (_through(kept_blocks, x[0], device, o) for o in (own, mean_votes)) if blocks else (x[0], votes[0])
+            vote = _helpful(A, votes, y, seed)
+            kept = votes.pow(2).mean(0).topk(min(n_vote, votes.shape[1])).indices
         if blocks:
             for o,_ in grads: o.requires_grad_(True)
             still = _Still(last)
-            fit(maps, _Remembering(still, head, source) if held else SiameseModel(still, head), n_epoch, np.array([lr_blocks, lr]))
+            fit(maps, _Remembering(still, head, kept_blocks, source) if held else SiameseModel(still, head), n_epoch, np.array([lr_blocks, lr]))
             for o,grad in grads: o.requires_grad_(grad)
             if mix < 1:
                 last.load_state_dict({k: before[k].lerp(v, mix) if v.is_floating_point() else v for k,v in last.state_dict().items()})
-                fit([(torch.stack([_through(last, o, device)[0] for o in x]), y) for x,y in maps], SiameseModel(nn.Identity(), head), max(1, n_epoch//2), lr)
+                fit([(torch.stack([_through(last, o, device) for o in x]), y) for x,y in maps], SiameseModel(nn.Identity(), head), max(1, n_epoch//2), lr)
         else: fit(maps, SiameseModel(last, head), n_epoch, lr)
         head.damp(share)
-        if source and vote: _let_vote(head, *(_through(last, x[0], device, source) if blocks else seen), y, source, kept, vote, seed)
+        if vote:
+            _let_vote(head, _through(last, x[0], device) if blocks else x[0], votes, y, source, kept, (max(share_known, 1e-3), share_new), seed)
+            if blocks and head.n_source and not was_kept: self.model.encoder = KeptBlocks(encoder, blocks, kept_blocks)
     return self
 
 

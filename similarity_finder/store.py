@@ -23,7 +23,7 @@ from .encode import PairEncoder
 from .gallery import Gallery
 from .head import PairHead
 from .preprocess import Preprocess
-from .siamese import SiameseModel
+from .siamese import KeptBlocks,SiameseModel
 from .table import StoreError,drop_gallery,list_galleries
 
 # %% ../nbs/04_store.ipynb #a254dc61
@@ -38,6 +38,7 @@ def build_encoder(
     make=None # a function that gives the encoder, if it is not one of torchvision, of timm or of this library
 )->nn.Module: # (N, 3, H, W) -> (N, C, h, w), with any weights
     "An encoder from its description"
+    if 'kept' in recipe: return KeptBlocks(build_encoder({k: v for k,v in recipe.items() if k != 'kept'}, make), recipe['kept'])
     if make is not None: return make()
     where,_,name = recipe['arch'].partition(':')
     if where == 'timm': return create_encoder(name, pretrained=False)
@@ -137,8 +138,9 @@ def _build_siamese(d, make=None): return SiameseModel(build_encoder(d['encoder']
 
 def _same(a, b, prep):
     "Do two networks say the same of a test image?"
-    x = prep([torch_image()])
-    with torch.no_grad(), evaluating(a, b): outs = [m(x.to(next(m.parameters()).device)).cpu() for m in (a, b)]
+    device = next(a.parameters()).device # on one device: two round differently
+    x = prep([torch_image()]).to(device)
+    with torch.no_grad(), evaluating(a, b): outs = [m(x).cpu() for m in (a, b.to(device))]
     return outs[0].shape == outs[1].shape and torch.allclose(*outs, atol=1e-3, rtol=1e-3)
 
 def torch_image():
@@ -160,7 +162,7 @@ def save_finder(
     d = dict(format='similarity_finder', format_version=1, version=__version__, fingerprint=gallery.fingerprint, labels=describe_labels(gallery.label_func), info=info or {})
     d['siamese'] = dict(encoder=describe_encoder(encoder.model.encoder), head=describe_head(encoder.head), preprocess=encoder.prep.to_dict())
     d['siamese'] |= _save_weights(path, 'siamese', encoder.model)
-    make = lambda m: None if not describe_encoder(m)['arch'].startswith('custom') else lambda: copy.deepcopy(m)
+    make = lambda m: None if not describe_encoder(m)['arch'].startswith('custom') else lambda: copy.deepcopy(m.trained if isinstance(m, KeptBlocks) else m)
     again = _load_weights(path, d['siamese'], lambda: _build_siamese(d['siamese'], make(encoder.model.encoder)))
     if not _same(encoder.model, again, encoder.prep): raise StoreError('the siamese network cannot be saved: read back, it gives other numbers')
     d['classifier'] = None

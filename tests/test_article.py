@@ -33,7 +33,7 @@ def article(finder):
     for m in model.modules(): # as if trained: statistics and weights that differ from channel to channel
         if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)):
             m.running_mean.uniform_(-0.2, 0.2); m.running_var.uniform_(0.5, 1.5); m.weight.data.uniform_(0.5, 1.5); m.bias.data.uniform_(-0.2, 0.2)
-    return ArticleLearner(model.eval(), finder.slearn.dls)
+    return ArticleLearner(model.eval().to(finder.slearn.dls.device), finder.slearn.dls)
 
 
 def loop(article, clearn, fn, files, compare_n):

@@ -43,7 +43,7 @@ def trained(request, finder, doodles):
     "A finder whose statistics differ from unit to unit, as training leaves them: with the article's head, or with ours"
     torch.manual_seed(0)
     slearn = copy.deepcopy(finder.slearn)
-    if request.param == 'article': slearn.model = SiameseModel(slearn.model.encoder, create_head(2*slearn.model.head.nf, 2, lin_ftrs=[32]))
+    if request.param == 'article': slearn.model = SiameseModel(slearn.model.encoder, create_head(2*slearn.model.head.nf, 2, lin_ftrs=[32]).to(slearn.dls.device))
     for m in slearn.model.modules():
         if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)):
             m.running_mean.uniform_(-0.3, 0.3); m.running_var.uniform_(0.5, 1.5)

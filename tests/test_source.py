@@ -1,4 +1,6 @@
 "Source classes, from the file of a pretrained network to a finder that is saved, read, searched and explained"
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -45,9 +47,9 @@ def test_votes_are_in_what_is_searched_saved_and_explained(files, learners, tmp_
     finder.save(tmp_path/'finder')
     again = SimilarityFinder.load(tmp_path/'finder')
     assert [(m.file, m.probability) for m in again.search(files[0], k=5)] == [(m.file, m.probability) for m in found]
-    x = torch.rand(2, 3, 64, 64)
+    x = torch.rand(2, 3, 64, 64, device=finder.slearn.dls.device)
     with evaluating(model): maps = exact_maps(model.head, *encoder_maps(model, x[:1], x[1:]))
-    torch.testing.assert_close(maps.residual(), torch.zeros(1), atol=1e-4, rtol=0)
+    assert maps.residual().abs().max() < 1e-4
     fingerprint = finder.gallery.encoder.fingerprint
     model.head.source_kept = model.head.source_kept.flip(0)
     assert finder.gallery.encoder.fingerprint != fingerprint # other votes are other vectors
@@ -57,7 +59,7 @@ def test_votes_are_in_what_is_searched_saved_and_explained(files, learners, tmp_
 def test_votes_are_part_of_the_logit(files, learners):
     "Taken out again, what is missing is their cosine times its weight"
     model = learners[1].model
-    x = torch.rand(6, 3, 64, 64)
+    x = torch.rand(6, 3, 64, 64, device=learners[1].dls.device)
     with evaluating(model), torch.no_grad():
         A = model.encoder(x)
         v = nn.functional.normalize(model.head.votes(A).mean(1))
@@ -92,3 +94,35 @@ def test_head_alone_lets_vote_too(files, learners, monkeypatch):
     assert head.n_source == 512
     with evaluating(slearn.model), torch.no_grad(): votes = head.votes(slearn.model.encoder(Preprocess.of(slearn.dls)(list(slearn.dls.train_ds.items)))).mean(1)
     torch.testing.assert_close(votes.mean(0), head.source_mean, atol=1e-5, rtol=1e-3)
+
+
+def test_new_images_are_told_by_votes(files, learners, tmp_path):
+    "The votes' share differs from image to image, and what is searched, saved and explained is one and the same"
+    slearn = copy.deepcopy(learners[1])
+    head, encoder, source = slearn.model.head, slearn.model.encoder, learners[0].model[0].source
+    assert isinstance(encoder, siamese.KeptBlocks)
+    x = Preprocess.of(slearn.dls)(files)
+    with evaluating(slearn.model), torch.no_grad():
+        A = encoder(x)
+        own = nn.functional.normalize(head.project(A[:,:head.nf].mean((2,3))))
+        cosines = own @ own[:3].T
+        between = cosines.amax(1).quantile(torch.tensor([0.2, 0.8], device=own.device)).tolist()
+        head.drop_source().add_source(*(o.to(own.device) for o in source), list(range(50)), None, 2., 0.1, own[:3], between, 20.)
+        novelty = head.novelty(head.vectors(A).e)
+        expected = ((between[1]-cosines.amax(1))/(between[1]-between[0])).clamp(0, 1)
+        torch.testing.assert_close(novelty, expected, atol=1e-3, rtol=0)
+        assert (novelty == 0).any() and (novelty == 1).any() and (novelty[:3] == 0).all()
+        votes = nn.functional.normalize(torch.stack([((o.flatten(1).T @ source[0].to(o).T + source[1].to(o))/2).softmax(1).mean(0)[:50] for o in A[:,head.nf:]])) # of the blocks as they were
+        torch.testing.assert_close(head.vectors(A).e[:,head.nf:], votes*head.source_shares(own).sqrt(), atol=1e-5, rtol=0)
+        maps = exact_maps(head, A[:1].expand(len(A), -1, -1, -1), A)
+        assert maps.residual().abs().max() < 1e-4
+    finder = SimilarityFinder(learners[0], slearn, files, progress=False)
+    found = finder.search(files[0], k=len(files))
+    assert [m.probability for m in found] == pytest.approx([slearn.siampredict((files[0], m.file)).probability for m in found], abs=1e-4) # of this network, cosines that differ by a hundredth are known or new
+    torch.testing.assert_close(head.novelty(finder.gallery.vectors.e.to(own.device)), novelty, atol=1e-3, rtol=0) # what the gallery keeps tells it too
+    finder.save(tmp_path/'finder')
+    again = SimilarityFinder.load(tmp_path/'finder')
+    assert [(m.file, m.probability) for m in again.search(files[0], k=5)] == [(m.file, m.probability) for m in found[:5]]
+    fingerprint = finder.gallery.encoder.fingerprint
+    head.source_more += 0.01
+    assert finder.gallery.encoder.fingerprint != fingerprint
