@@ -67,7 +67,7 @@ def breeds(a):
                 count[label_func(f)] = count.get(label_func(f), 0) + 1
                 if count[label_func(f)] <= cap: keep.append(f)
             gallery = Gallery.from_files(keep, pair, num_workers=0, progress=False)
-            x, tuned = (features(net, pair.prep, keep) for net in (encoder, learn.model.encoder))
+            x, tuned = (features(net, pair.prep, keep) for net in (encoder, getattr(learn.model.encoder, 'trained', learn.model.encoder)))
             y, k = np.array(gallery.labels), len(set(gallery.labels))
             ours = lambda **kw: (lambda c: dict(zip(map(str, c.files), c.labels)))(cluster(gallery, progress=False, **kw))
             in_order = lambda d: np.array([d[p] for p in gallery.rows.paths])

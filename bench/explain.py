@@ -38,7 +38,7 @@ def mean_maximum(head, A, B):
     finally: cam.place_evidence = ours
 
 
-def plain(f): return lambda head, A, B: PairMaps(f(A), f(B), torch.zeros(len(A)), torch.zeros(len(A)), '')
+def plain(f): return lambda head, A, B: PairMaps(*(f(o[:,:head.nf]) for o in (A, B)), torch.zeros(len(A)), torch.zeros(len(A)), '')
 
 
 def bump(A):

@@ -198,7 +198,7 @@ def weights_maps(
         raise ValueError(f"method 'weights' multiplies the weights of {head.n_hidden} hidden units with {head.nf} channels: the numbers must "
                          "be equal (they are only by accident). Use method='exact'")
     with torch.no_grad():
-        a,b = (torch.einsum('c,nchw->nhw', head.w.weight[0], o) for o in (A,B))
+        a,b = (torch.einsum('c,nchw->nhw', head.w.weight[0], o[:,:head.nf]) for o in (A,B))
         logit = head(A, B)
     return PairMaps(a, b, torch.zeros_like(logit), logit, 'weights')
 

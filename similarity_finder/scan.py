@@ -64,11 +64,12 @@ def pair_scan(
     gallery:PairVectors, # of N images, in float32 or float16
     weights:ScanWeights, # of the head that made the vectors
     fused:bool|None=None, # in one compiled loop, or step by step; None: compiled where it can be and N is worth the seconds that compiling takes
-    chunk:int=1024 # images at a time, step by step: few enough that what is written stays in the processor's cache
+    chunk:int|None=None # images at a time, step by step; by default 1024, so few that what is written stays in the processor's cache, and on a GPU 65536
 )->torch.Tensor: # (Q, N) of float32, logits of P(same)
     "The exact score of every query with every gallery image"
     U,V,E = gallery
     if fused is None: fused = len(V) >= 200_000 and can_compile(V.device)
+    chunk = chunk or (1024 if V.device.type == 'cpu' else 2**16)
     w,bias,alpha,symmetric = weights
     w,bias,alpha = (o.to(V.device) for o in (w, bias, alpha))
     out = torch.empty(len(query), len(V), device=V.device)

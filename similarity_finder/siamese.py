@@ -242,13 +242,15 @@ class Views(Dataset):
     def __getitem__(self, i): return self.x[self.rng.randrange(len(self.x)), i].float(),self.y[i]
 
 # %% ../nbs/02_siamese.ipynb #f8ebd06f
+def _bar(learn, o): return progress_bar(o, leave=False) if hasattr(learn, 'progress') else o
+
 def _maps(learn, ds, first, keep, views, also=None):
     "What `keep` keeps of the maps of all images: as in validation, then augmented `views` times; the labels; and what `also` makes of the maps as in validation"
     device = next(learn.model.parameters()).device
     def once(dl, split_idx, also=None):
         dl,done = TfmdDL.new(dl, ds, cls=TfmdDL, shuffle=False, drop_last=False),[]
         with ds.set_split_idx(split_idx): # the data set says whether its images are augmented (0) or not (1), whatever the loader is for
-            for x,y in progress_bar(dl, leave=False):
+            for x,y in _bar(learn, dl):
                 A = first(to_device(x, device)).float().as_subclass(torch.Tensor)
                 done.append([o.cpu() for o in (keep(A), y.as_subclass(torch.Tensor), *([also(A)] if also else []))])
         return [torch.cat(o) for o in zip(*done)]
@@ -256,9 +258,10 @@ def _maps(learn, ds, first, keep, views, also=None):
         x,y,*more = once(learn.dls.valid, 1, also)
         return torch.stack([x, *(once(learn.dls.train, 0)[0] for _ in range(views))]),y,*more
 
-def _through(last, x, device, keep=summarise, bs=64):
+def _through(learn, last, x, keep=summarise, bs=64):
     "What `keep` keeps of (N, ...) maps after the last blocks"
-    with evaluating(last), torch.no_grad(): return torch.cat([keep(last(o.to(device).float())).cpu() for o in progress_bar(x.split(bs), leave=False)])
+    device = next(learn.model.parameters()).device
+    with evaluating(last), torch.no_grad(): return torch.cat([keep(last(o.to(device).float())).cpu() for o in _bar(learn, x.split(bs))])
 
 class _Still(nn.Module):
     "Blocks that learn while their batch statistics stay as they are"
@@ -372,7 +375,7 @@ def fit_head(self:SiameseLearner,
         (x,y,*votes),*valid = [_maps(self, ds, first, torch.Tensor.half if blocks else own, *((0,) if i else (views, mean_votes if vote and not blocks else None))) for i,ds in enumerate((self.dls.train_ds, self.dls.valid_ds)) if len(ds)]
         maps = [(x,y), *valid]
         if vote:
-            A,votes = (_through(kept_blocks, x[0], device, o) for o in (own, mean_votes)) if blocks else (x[0], votes[0])
+            A,votes = (_through(self, kept_blocks, x[0], o) for o in (own, mean_votes)) if blocks else (x[0], votes[0])
             vote = _helpful(A, votes, y, seed)
             kept = votes.pow(2).mean(0).topk(min(n_vote, votes.shape[1])).indices
         if blocks:
@@ -382,11 +385,13 @@ def fit_head(self:SiameseLearner,
             for o,grad in grads: o.requires_grad_(grad)
             if mix < 1:
                 last.load_state_dict({k: before[k].lerp(v, mix) if v.is_floating_point() else v for k,v in last.state_dict().items()})
-                fit([(torch.stack([_through(last, o, device) for o in x]), y) for x,y in maps], SiameseModel(nn.Identity(), head), max(1, n_epoch//2), lr)
+                maps = [(torch.stack([_through(self, last, o) for o in x]), y) for x,y in maps]
+                fit(maps, SiameseModel(nn.Identity(), head), max(1, n_epoch//2), lr)
         else: fit(maps, SiameseModel(last, head), n_epoch, lr)
         head.damp(share)
         if vote:
-            _let_vote(head, _through(last, x[0], device) if blocks else x[0], votes, y, source, kept, (max(share_known, 1e-3), share_new), seed)
+            A = _through(self, last, x[0]) if blocks and mix == 1 else maps[0][0][0] # what the head now sees
+            _let_vote(head, A, votes, y, source, kept, (max(share_known, 1e-3), share_new), seed)
             if blocks and head.n_source and not was_kept: self.model.encoder = KeptBlocks(encoder, blocks, kept_blocks)
     return self
 
