@@ -6,7 +6,7 @@ import torch
 from fastai.vision.learner import create_head
 from torch import nn
 
-from similarity_finder.classifier import convnet, create_encoder, predict_class
+from similarity_finder.classifier import convnet, create_encoder, evaluating, predict_class
 from similarity_finder.data import label_func
 from similarity_finder.finder import SimilarityFinder
 from similarity_finder.preprocess import Preprocess
@@ -42,7 +42,7 @@ def loop(article, clearn, fn, files, compare_n):
     candidates = [f for f in files if label_func(f) == cls and f != fn][:compare_n]
     preds = []
     for f in candidates:
-        with torch.no_grad(): logits = article.model(Preprocess.of(article.dls)([fn]), Preprocess.of(article.dls)([f]))
+        with torch.no_grad(), evaluating(article.model): logits = article.model(Preprocess.of(article.dls)([fn]), Preprocess.of(article.dls)([f]))
         preds.append(logits.softmax(1)[0,1].item())
     best = max(range(len(preds)), key=preds.__getitem__)
     return candidates[best], preds
@@ -74,5 +74,5 @@ def test_fastai_learner_with_the_articles_model(article, finder, doodles):
     from fastai.losses import CrossEntropyLossFlat
     learn = Learner(finder.slearn.dls, article.model, loss_func=CrossEntropyLossFlat())
     x = Preprocess.of(article.dls)(doodles[:2])
-    with torch.no_grad(): expected = article.model(x[:1], x[1:]).softmax(1)[0,1].item()
+    with torch.no_grad(), evaluating(article.model): expected = article.model(x[:1], x[1:]).softmax(1)[0,1].item()
     assert learn.siampredict(doodles[:2]).probability == pytest.approx(expected, abs=1e-5)

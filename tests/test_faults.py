@@ -112,7 +112,7 @@ def test_killed_while_saving(finder, doodles, tmp_path, processes):
     gallery = Gallery.from_files(doodles[:20], finder.encoder, progress=False)
     SimilarityFinder.from_parts(finder.classifier, gallery).save(place)
     expected = gallery.search(doodles[50], k=20)
-    first = finder.classifier.model[1][-1].weight.detach().clone()
+    first = finder.classifier.model[1][-1].weight.detach().cpu().clone()
     for i in range(40):
         ready = processes.Event()
         p = processes.Process(target=save_again_and_again, args=(place, ready))
@@ -120,7 +120,7 @@ def test_killed_while_saving(finder, doodles, tmp_path, processes):
         assert kill(p, ready, rng.uniform(0, 0.6 + i/10)) # longer and longer, for slow machines
         classifier, g = load_finder(place)
         assert g.search(doodles[50], k=20) == expected
-        sign = (classifier.model[1][-1].weight/first).flatten()
+        sign = (classifier.model[1][-1].weight.cpu()/first).flatten()
         assert torch.equal(sign.abs(), torch.ones_like(sign)) and len(sign.unique()) == 1
         seen.add(sign[0].item())
         if i >= 9 and len(seen) == 2: break
@@ -232,7 +232,7 @@ def test_a_process_that_has_never_seen_the_training_code(finder, doodles, tmp_pa
     here.save(tmp_path/'f')
     query, other = doodles[85], doodles[3]
     out = subprocess.run([sys.executable, '-c', elsewhere, tmp_path/'f', query, other], capture_output=True, text=True, cwd=tmp_path,
-                         env=os.environ | dict(PYTHONPATH=str(Path(similarity_finder.__file__).parents[1])))
+                         env=os.environ | dict(PYTHONPATH=os.pathsep.join([str(Path(similarity_finder.__file__).parents[1]), os.environ.get('PYTHONPATH', '')])))
     assert out.returncode == 0, out.stderr[-2000:]
     found, nearest, evidence = json.loads(out.stdout.splitlines()[-1])
     expected = here.search(query, k=99)
