@@ -17,17 +17,17 @@ from similarity_finder.pairs import siamese_dls
 from similarity_finder.siamese import siamese_learner
 
 
-def measured(protocol, arch, weights, size=224, epochs=24, workers=0):
+def measured(protocol, arch, weights, size=224, epochs=24):
     "Measures of raw features and of the trained network"
     files, p = pets(), protocol
-    dls = siamese_dls(files, splitter=lambda _: (p.train, p.query), size=size, bs=32, seed=p.seed, num_workers=workers)
+    dls = siamese_dls(files, splitter=lambda _: (p.train, p.query), size=size, bs=32, seed=p.seed, num_workers=0)
     set_seed(p.seed, reproducible=True)
     learn = siamese_learner(dls, arch, weights=weights, seed=p.seed)
     prep = PairEncoder(learn.model.eval(), dls).prep
     with torch.no_grad(): raw = F.normalize(torch.cat([learn.model.encoder(prep(files[i:i+32])).mean((2, 3)).cpu() for i in range(0, len(files), 32)]))
     out = {'raw features': p.measures(p.scores_of(lambda q, g: raw[q] @ raw[g].T))}
     with learn.no_bar(), learn.no_logging(): learn.fit_head(epochs, 1e-3, bs=64, blocks=2, views=6, seed=p.seed)
-    vectors = PairEncoder(learn.model.eval(), dls).encode(files, num_workers=workers, progress=False).vectors
+    vectors = PairEncoder(learn.model.eval(), dls).encode(files, num_workers=0, progress=False).vectors
     head = learn.model.head.cpu()
     with torch.no_grad(): out['default'] = p.measures(p.scores_of(lambda q, g: head.all_logits(vectors.rows(q), vectors.rows(g))))
     return out

@@ -5,6 +5,7 @@
 Splits as in quality.py, and `fit_head` as in encoders.py: its head and the last two blocks of mobilenet_v2, on six augmented views. 'seconds' are those of one split from the first file to the last measure, with as many splits at work as there are processes.
 """
 import argparse, csv, time
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 import torch
@@ -15,10 +16,10 @@ from protocols import Protocol
 from similarity_finder.data import label_func, pets
 
 
-def one(protocol, seed, size, epochs, weights, workers):
+def one(protocol, seed, size, epochs, weights):
     torch.set_num_threads(1)
     start = time.perf_counter()
-    out = measured(Protocol(protocol, [label_func(f) for f in pets()], seed), mobilenet_v2, weights, size, epochs, workers)
+    out = measured(Protocol(protocol, [label_func(f) for f in pets()], seed), mobilenet_v2, weights, size, epochs)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
     out['default']['seconds'] = time.perf_counter()-start
     return [(size, epochs, protocol, seed, m, k, f'{v:.5f}', device) for m, o in out.items() for k, v in o.items()]
@@ -31,16 +32,14 @@ def main():
     a.add_argument('--epochs', type=int, nargs='+', default=[24, 72])
     a.add_argument('--seeds', type=int, nargs='+', default=[3, 4, 5])
     a.add_argument('--protocols', nargs='+', default=['new', 'known'])
-    a.add_argument('--processes', type=int, default=6, help='splits at a time')
-    a.add_argument('--workers', type=int, default=2, help='processes of each that decode')
+    a.add_argument('--processes', type=int, default=14, help='splits at a time')
     a.add_argument('--out', type=Path, default=here/'larger.csv')
     a = a.parse_args()
     if not a.out.exists(): a.out.write_text('size,epochs,protocol,seed,method,measure,value,device\n')
     done = {(r['protocol'], int(r['seed']), int(r['size']), int(r['epochs'])) for r in csv.DictReader(open(a.out))}
     wanted = [k for k in ((p, s, size, n) for n in a.epochs for size in a.sizes for s in a.seeds for p in a.protocols) if k not in done]
-    with get_context('spawn').Pool(min(a.processes, len(wanted) or 1), maxtasksperchild=1) as pool:
-        for rows in [pool.apply_async(one, (*k, a.weights, a.workers)) for k in wanted]:
-            rows = rows.get()
+    with ProcessPoolExecutor(a.processes, get_context('spawn'), max_tasks_per_child=1) as pool:
+        for rows in pool.map(one, *zip(*(k + (a.weights,) for k in wanted))):
             with open(a.out, 'a', newline='') as f: csv.writer(f, lineterminator='\n').writerows(rows)
             print(*rows[0][:4], {f'{r[4]} {r[5]}': r[6] for r in rows if r[5] in ('auc', 'map@r', 'recall@1', 'seconds')}, flush=True)
 

@@ -121,7 +121,7 @@ def source_shares(self:PairHead,
 )->torch.Tensor: # (N, 1), between 0 and 1
     "The votes' share of each image's metric vector: the more, the newer it is"
     if getattr(self, 'source_known', None) is None: return self.source_share.expand(len(e), 1)
-    return torch.lerp(self.source_share, self.source_more, self.novelty(e))[:,None]
+    return (self.source_share + (self.source_more-self.source_share)*self.novelty(e))[:,None]
 
 @patch
 def vectors(self:PairHead,

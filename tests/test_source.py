@@ -116,6 +116,7 @@ def test_new_images_are_told_by_votes(files, learners, tmp_path):
         torch.testing.assert_close(head.vectors(A).e[:,head.nf:], votes*head.source_shares(own).sqrt(), atol=1e-5, rtol=0)
         maps = exact_maps(head, A[:1].expand(len(A), -1, -1, -1), A)
         assert maps.residual().abs().max() < 1e-4
+    with evaluating(slearn.model), torch.no_grad(), torch.autocast(own.device.type, torch.float16): assert slearn.model(x).isfinite().all() # as training with mixed precision validates
     finder = SimilarityFinder(learners[0], slearn, files, progress=False)
     found = finder.search(files[0], k=len(files))
     assert [m.probability for m in found] == pytest.approx([slearn.siampredict((files[0], m.file)).probability for m in found], abs=1e-4) # of this network, cosines that differ by a hundredth are known or new
