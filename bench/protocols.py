@@ -187,7 +187,7 @@ def sampled_pairs(labels, n, rng):
     return first + [partner(i) for i in first]
 
 
-default = dict(loss='pairs', tail=2, views='both', bs=64, k=4, epochs=12, lr=1e-3, lr_enc=4e-4, n_hidden=512, drop=(0.25,0.5), pool='concat', share=0.5, metric=True, symmetric=True, lwf=0., vote=0., own=True, # how much the source classes' probabilities are held, and the shares of their votes, as in `fit_head`; by the trained blocks' own votes, or by those of the blocks as they were
+default = dict(loss='pairs', tail=2, views='both', bs=64, k=4, epochs=12, lr=1e-3, lr_enc=4e-4, n_hidden=512, drop=(0.25,0.5), pool='concat', share=0.5, metric=True, symmetric=True, lwf=0., vote=0., own=True, # how much the source classes' probabilities are held, and the shares of their votes, as in `fit_head`; with or without the votes of the blocks as they were on what is new
                still=True, ema=0., ema_start=0., wd=0.1, ce=0., smooth=0., pct_start=0.25, hard=0., rank=0., rank_e=0., detach=False, apart=False, zero=True, tau=0.1, distill=0.,
                mix=1., again=1/2) # how much of the trained blocks there is in their mean with what they were (1: all of it); then the head learns again, for this share of the epochs
 
@@ -281,7 +281,7 @@ def train(p, caches, **cfg):
             head = PairHead(nf, 1).eval()
             head.delta.data, head.log_alpha.data = net.head.delta.data, torch.zeros(())
         A, votes = told(net.tail, plain, caches.source)
-        if not c['own']: votes, encode = seen[1], lambda o: torch.cat([net.tail(o), untouched(o)], 1)
+        if not c['own']: encode = lambda o: torch.cat([net.tail(o), untouched(o)], 1)
         _let_vote(head, A[tr], votes[tr], y, caches.source, voters, c['vote'] if isinstance(c['vote'], tuple) else (c['vote'],)*2, p.seed)
     elif embed or classify: A = features(net.tail, plain) if c['tail'] else plain
     with torch.no_grad():

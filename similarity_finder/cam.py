@@ -100,9 +100,9 @@ def _place_vectors(head, A, average):
     own = head.project(A[:,:head.nf].flatten(2).mT)
     parts = [(own, head.project(average_image(head)), 1.)]
     if head.n_source:
-        g = head.source_shares(own.mean(1))[:,None] # (N, 1, 1), of the whole image, as the lengths below are
-        parts = [(*parts[0][:2], 1-g), (head.votes(A), head.source_mean, g)]
-    scales = [share**0.5/o.mean(1, keepdim=True).norm(dim=2, keepdim=True).clamp_min(1e-12) for o,_,share in parts]
+        new = head.novelty(F.normalize(head.project(A[:,:head.nf].mean((2,3))))) # of the whole image, as the lengths below are
+        parts.append((head.votes(A, new), head.source_mean, head.vote_weights(new)[:,None,None]))
+    scales = [weight/o.mean(1, keepdim=True).norm(dim=2, keepdim=True).clamp_min(1e-12) for o,_,weight in parts]
     return torch.cat([o*s for (o,_,_),s in zip(parts, scales)], 2),torch.cat([m*s for (_,m,_),s in zip(parts, scales)], 2)*average
 
 def place_matrix(

@@ -110,7 +110,7 @@ def duplicates(
     gallery = getattr(source, 'gallery', source)
     if k < 1: raise ValueError(f'k, the images looked at, is at least 1, not {k}')
     n,files,head,vectors = len(gallery),gallery.files,gallery.head,all_vectors(gallery)
-    x = (vectors.e if vectors.e.shape[1] else F.normalize(torch.cat([vectors.u, vectors.v], 1).float())).float()
+    x = F.normalize((vectors.e if vectors.e.shape[1] else torch.cat([vectors.u, vectors.v], 1)).float())
     side = None
     if test is not None:
         known = {file_key(f) for f in test}

@@ -23,7 +23,7 @@ class PairVectors(NamedTuple):
     "What the head keeps of each of N images"
     u:torch.Tensor # (N, n_hidden), as a query
     v:torch.Tensor # (N, n_hidden), as a gallery image
-    e:torch.Tensor # (N, n_metric) of length 1, for the metric term; (N, 0) without one
+    e:torch.Tensor # (N, n_metric), for the metric term: C features, together of length 1, and n_source votes; (N, 0) without one
     def __len__(self): return len(self.u) # the number of images, not of fields
     def rows(self, i): return PairVectors(*(o[i] for o in self))
     def to(self, device): return PairVectors(*(o.to(device) for o in self))
@@ -66,9 +66,9 @@ class PairHead(nn.Module):
         self._source_buffers() # `add_source` makes room for them
 
     def _source_buffers(self, K=0, n=0, L=0):
-        "Room for the scores of K source classes, of which n vote, for their mean votes and their share of the metric term; and for what L labels look like, if that share depends on it"
+        "Room for the scores of K source classes, of which n vote, for their mean votes and their weight; and for what L labels look like, if that depends on it"
         new = self.w.weight.new_zeros
-        for k,v in dict(weight=new(K, self.nf), bias=new(K), kept=new(n, dtype=torch.long), mean=new(n), share=new(()), shift=new(())).items(): self.register_buffer(f'source_{k}', v if n else None)
+        for k,v in dict(weight=new(K, self.nf), bias=new(K), kept=new(n, dtype=torch.long), mean=new(n), ratio=new(()), shift=new(())).items(): self.register_buffer(f'source_{k}', v if n else None)
         for k,v in dict(known=new(L, self.nf), between=new(2), more=new(())).items(): self.register_buffer(f'source_{k}', v if n and L else None)
 
     @property
@@ -99,13 +99,6 @@ def source_votes(
     return ((A.flatten(2).mT @ weight.T + bias)/source_tau).softmax(2)
 
 @patch
-def votes(self:PairHead,
-    A:torch.Tensor # (N, C or 2*C, h, w), the encoder's maps: the last C channels vote
-)->torch.Tensor: # (N, h*w, n_source), each place's probabilities of those source classes that vote
-    "The votes that the metric term takes the mean of"
-    return source_votes(A[:,-self.nf:], self.source_weight, self.source_bias)[...,self.source_kept]
-
-@patch
 def novelty(self:PairHead,
     e:torch.Tensor # (N, n_metric), metric vectors of N images; their first C components are looked at
 )->torch.Tensor: # (N,), between 0 (as near to a label as the images that the head learned from) and 1 (as far as those are from the other labels); zeros where the head keeps nothing of the labels
@@ -116,12 +109,21 @@ def novelty(self:PairHead,
     return ((high-nearest)/(high-low)).clamp(0, 1)
 
 @patch
-def source_shares(self:PairHead,
-    e:torch.Tensor # (N, n_metric), as in `novelty`
-)->torch.Tensor: # (N, 1), between 0 and 1
-    "The votes' share of each image's metric vector: the more, the newer it is"
-    if getattr(self, 'source_known', None) is None: return self.source_share.expand(len(e), 1)
-    return (self.source_share + (self.source_more-self.source_share)*self.novelty(e))[:,None]
+def votes(self:PairHead,
+    A:torch.Tensor, # (N, C, h, w), the encoder's maps; or (N, 2*C, h, w), and behind them those of `KeptBlocks`
+    novelty:torch.Tensor # (N,), from 0 (the first vote) to 1 (the last vote)
+)->torch.Tensor: # (N, h*w, n_source), each place's probabilities of those source classes that vote
+    "The votes that the metric term takes the mean of"
+    own,before = (source_votes(o, self.source_weight, self.source_bias)[...,self.source_kept] for o in (A[:,:self.nf], A[:,-self.nf:]))
+    return own + (before-own)*novelty[:,None,None]
+
+@patch
+def vote_weights(self:PairHead,
+    novelty:torch.Tensor # (N,)
+)->torch.Tensor: # (N,), from 0 on
+    "How long the votes' part of the metric vectors is, that of the features being 1: its square grows with the novelty"
+    if getattr(self, 'source_known', None) is None: return self.source_ratio.sqrt().expand(len(novelty))
+    return (self.source_ratio + (self.source_more-self.source_ratio)*novelty).sqrt()
 
 @patch
 def vectors(self:PairHead,
@@ -134,8 +136,8 @@ def vectors(self:PairHead,
     p = self.pool(own.detach() if apart else own).flatten(1)
     e = A.new_zeros(len(A), 0) if self.delta is None else F.normalize(self.project(own.mean((2,3))))
     if self.n_source:
-        g = self.source_shares(e)
-        e = torch.cat([(1-g).sqrt()*e, g.sqrt()*F.normalize(self.votes(A).mean(1))], 1)
+        new = self.novelty(e)
+        e = torch.cat([e, self.vote_weights(new)[:,None]*F.normalize(self.votes(A, new).mean(1))], 1)
     return PairVectors(self.U(self.drop1(self.bn_q(p))), self.V(self.drop1(self.bn_g(p))), e)
 
 # %% ../nbs/02_head.ipynb #10fd3c07
@@ -217,7 +219,7 @@ def add_source(self:PairHead,
     between:tuple=(0.,1.), # cosines to the nearest of those: at the first an image is altogether new, at the second not at all
     more:float|None=None # the same weight for two images that are altogether new, `beta` or above
 )->PairHead: # itself
-    "Let source classes vote: adds `beta*(cosine of the votes - shift)` to the logit of images that are not new; as far as they are, the votes take the features' place"
+    "Let source classes vote: adds `beta*(cosine of the votes - shift)` to the logit of images that are not new; of those that are, the cosine weighs more"
     if self.delta is None: raise ValueError('source classes vote in the metric term, and this head has none: make it with metric=True')
     if self.n_source: raise ValueError(f'{self.n_source} source classes vote already: drop_source() first')
     if weight.ndim != 2 or weight.shape[1] != self.nf or bias.shape != weight.shape[:1]:
@@ -230,12 +232,10 @@ def add_source(self:PairHead,
         if known.ndim != 2 or not len(known) or known.shape[1] != self.nf: raise ValueError(f'known, mean vectors of labels, is of shape (L, {self.nf}), not {tuple(known.shape)}')
         if not between[0] < between[1]: raise ValueError(f'between, the cosines of new and of known images, are a lower and a higher one, not {tuple(between)}')
         if more is None or more < beta: raise ValueError(f'more, the weight of the votes for new images, is at least beta, which is {beta}, not {more}')
-    was,alpha = self.alpha,self.alpha + beta
     self._source_buffers(len(weight), len(kept), 0 if known is None else len(known))
-    new = dict(weight=weight, bias=bias, kept=kept, mean=self.source_mean if mean is None else mean, share=beta/alpha, shift=shift)
-    if known is not None: new |= dict(known=known, between=between, more=more/(was + more))
+    new = dict(weight=weight, bias=bias, kept=kept, mean=self.source_mean if mean is None else mean, ratio=beta/self.alpha, shift=shift)
+    if known is not None: new |= dict(known=known, between=between, more=more/self.alpha)
     for k,v in new.items(): getattr(self, f'source_{k}').copy_(torch.as_tensor(v))
-    self.log_alpha.copy_(alpha.log())
     self.w.bias -= beta*shift
     return self
 
@@ -244,9 +244,7 @@ def add_source(self:PairHead,
 def drop_source(self:PairHead)->PairHead: # itself
     "Take the votes back out of the logit: everything else counts as it did before they were added"
     if not self.n_source: return self
-    beta = self.alpha*self.source_share
-    self.w.bias += beta*self.source_shift
-    self.log_alpha.copy_((self.alpha-beta).log())
+    self.w.bias += self.alpha*self.source_ratio*self.source_shift
     self._source_buffers()
     return self
 

@@ -335,7 +335,7 @@ def fit_head(self:SiameseLearner,
     distill:float=0.1, # how much those blocks are held to what they told of the encoder's source classes, if it has any; 0: not at all
     mix:float|None=None, # how much of those blocks as trained there is in the mean of their weights with those from before; unless it is 1, the head then learns for half as many epochs again, on what the mean gives. By default 0.8 if they are held by `distill`, else 0.65
     share:float=0.5, # how much the article's term of the head counts afterwards, see `PairHead.damp`
-    vote:tuple=(0.05,0.4), # share of the logits' spread that the encoder's source classes get by their votes, from 0 to below 1, if votes help on the training images: for images like those, and for images of no label that was learned (for all the mean, if the head does not tell the labels apart); see `PairHead.add_source`. One number: the same for all
+    vote:tuple=(0.1,0.3), # share of the logits' spread that the encoder's source classes get by their votes, from 0 to below 1, if votes help on the training images: for images like those, and for images of no label that was learned (for all the mean, if the head does not tell the labels apart); see `PairHead.add_source`. One number: the same for all
     n_vote:int=512 # how many of those classes vote: those with the most votes on the training images
 )->SiameseLearner: # itself
     "Train the head, and the encoder's last blocks if wished, on all pairs; the other blocks see each view of an image once"
@@ -370,14 +370,14 @@ def fit_head(self:SiameseLearner,
     head.drop_source() # what voted before
     with no_random(seed), nullcontext() if hasattr(self, 'progress') else self.no_bar():
         vote = source and share_new
-        def mean_votes(A): return source_votes(A[:,-head.nf:], *source).mean(1)
+        def mean_votes(A): return torch.stack([source_votes(o, *source).mean(1) for o in (A[:,:head.nf], A[:,-head.nf:])]) # of the blocks as they are, and as they were
         def own(A): return summarise(A[:,:head.nf])
-        (x,y,*votes),*valid = [_maps(self, ds, first, torch.Tensor.half if blocks else own, *((0,) if i else (views, mean_votes if vote and not blocks else None))) for i,ds in enumerate((self.dls.train_ds, self.dls.valid_ds)) if len(ds)]
+        (x,y,*votes),*valid = [_maps(self, ds, first, torch.Tensor.half if blocks else own, *((0,) if i else (views, (lambda A: mean_votes(A).transpose(0, 1)) if vote and not blocks else None))) for i,ds in enumerate((self.dls.train_ds, self.dls.valid_ds)) if len(ds)]
         maps = [(x,y), *valid]
         if vote:
-            A,votes = (_through(self, kept_blocks, x[0], o) for o in (own, mean_votes)) if blocks else (x[0], votes[0])
-            vote = _helpful(A, votes, y, seed)
-            kept = votes.pow(2).mean(0).topk(min(n_vote, votes.shape[1])).indices
+            A,before_votes = (_through(self, kept_blocks, x[0], o) for o in (own, lambda A: mean_votes(A)[1])) if blocks else (x[0], votes[0][:,1])
+            vote = _helpful(A, before_votes, y, seed)
+            kept = before_votes.pow(2).mean(0).topk(min(n_vote, before_votes.shape[1])).indices
         if blocks:
             for o,_ in grads: o.requires_grad_(True)
             still = _Still(last)
@@ -391,7 +391,8 @@ def fit_head(self:SiameseLearner,
         head.damp(share)
         if vote:
             A = _through(self, last, x[0]) if blocks and mix == 1 else maps[0][0][0] # what the head now sees
-            _let_vote(head, A, votes, y, source, kept, (max(share_known, 1e-3), share_new), seed)
+            now = _through(self, last, x[0], lambda A: mean_votes(A)[0]) if blocks else votes[0][:,0]
+            _let_vote(head, A, now, y, source, kept, (max(share_known, 1e-3), share_new), seed)
             if blocks and head.n_source and not was_kept: self.model.encoder = KeptBlocks(encoder, blocks, kept_blocks)
     return self
 

@@ -62,8 +62,8 @@ def test_votes_are_part_of_the_logit(files, learners):
     x = torch.rand(6, 3, 64, 64, device=learners[1].dls.device)
     with evaluating(model), torch.no_grad():
         A = model.encoder(x)
-        v = nn.functional.normalize(model.head.votes(A).mean(1))
-        beta = (model.head.alpha*model.head.source_share).item()
+        v = nn.functional.normalize(model.head.votes(A, A.new_zeros(len(A))).mean(1))
+        beta = (model.head.alpha*model.head.source_ratio).item()
         state, with_votes = {k: v.clone() for k, v in model.head.state_dict().items()}, model.head(A)
         missing = with_votes - beta*(v @ v.T - model.head.source_shift) - model.head.drop_source()(A)
         assert missing.abs().max() < 1e-5*beta
@@ -92,7 +92,7 @@ def test_head_alone_lets_vote_too(files, learners, monkeypatch):
     with slearn.no_bar(), slearn.no_logging(): slearn.fit_head(1, 1e-3, views=1)
     head = slearn.model.head
     assert head.n_source == 512
-    with evaluating(slearn.model), torch.no_grad(): votes = head.votes(slearn.model.encoder(Preprocess.of(slearn.dls)(list(slearn.dls.train_ds.items)))).mean(1)
+    with evaluating(slearn.model), torch.no_grad(): votes = head.votes(slearn.model.encoder(Preprocess.of(slearn.dls)(list(slearn.dls.train_ds.items))), torch.zeros(len(slearn.dls.train_ds), device=slearn.dls.device)).mean(1)
     torch.testing.assert_close(votes.mean(0), head.source_mean, atol=1e-5, rtol=1e-3)
 
 
@@ -112,8 +112,10 @@ def test_new_images_are_told_by_votes(files, learners, tmp_path):
         expected = ((between[1]-cosines.amax(1))/(between[1]-between[0])).clamp(0, 1)
         torch.testing.assert_close(novelty, expected, atol=1e-3, rtol=0)
         assert (novelty == 0).any() and (novelty == 1).any() and (novelty[:3] == 0).all()
-        votes = nn.functional.normalize(torch.stack([((o.flatten(1).T @ source[0].to(o).T + source[1].to(o))/2).softmax(1).mean(0)[:50] for o in A[:,head.nf:]])) # of the blocks as they were
-        torch.testing.assert_close(head.vectors(A).e[:,head.nf:], votes*head.source_shares(own).sqrt(), atol=1e-5, rtol=0)
+        now, before = (torch.stack([((o.flatten(1).T @ source[0].to(o).T + source[1].to(o))/2).softmax(1).mean(0)[:50] for o in part]) for part in A.split(head.nf, 1))
+        votes = nn.functional.normalize(torch.lerp(now, before, novelty[:,None]))
+        assert (now-before).abs().max() > 1e-4
+        torch.testing.assert_close(head.vectors(A).e[:,head.nf:], votes*head.vote_weights(novelty)[:,None], atol=1e-5, rtol=0)
         maps = exact_maps(head, A[:1].expand(len(A), -1, -1, -1), A)
         assert maps.residual().abs().max() < 1e-4
     with evaluating(slearn.model), torch.no_grad(), torch.autocast(own.device.type, torch.float16): assert slearn.model(x).isfinite().all() # as training with mixed precision validates
