@@ -14,8 +14,9 @@ The trials from 'full' on are without that mistake, with several seeds; the firs
     python bench/recipe.py ... --seeds 6 7 8 9 10 11 --trials raw "head alone" "2e-4, 24 epochs" "4e-4, 24 epochs" "two networks, 24 epochs" "SupCon, 24 epochs" "SupCon at 2e-4, 24 epochs"
 
     python bench/recipe.py ... --seeds 0 1 2 --trials "mixed 1" "mixed 0.65" ... "SupCon, mixed 0.65" ... "held 0.2" ... # all from 'mixed 0.5' on
+    python bench/recipe.py ... --seeds 12 13 14 15 16 17 --protocols new --trials raw "held 0.1, mixed" "kept, 0.1 to 0.3" ...
 
-'The default' of these trials is the one of 12 epochs at 4e-4. What followed, 24 epochs at 2e-4, then at 4e-4 with the weights mixed, then at 8e-4 held to the source classes, is in quality.py. The last group, from 'mixed 0.5' on, learned from views drawn anew.
+'The default' of the first trials is the one of 12 epochs at 4e-4. What followed, 24 epochs at 2e-4, then at 4e-4 with the weights mixed, then at 8e-4 held to the source classes, is in quality.py. The last group, from 'mixed 0.5' on, learned from views drawn anew.
 A network that several trials share is trained once, so their CPU seconds, which would tell who came first, are left out.
 """
 import argparse, csv, time
@@ -98,7 +99,7 @@ trials |= {f'mixed, beside, {n} epochs': (f'4e-4, {n} epochs: the mean of the lo
 held = {**apart, 'share': 0.5, 'epochs': 24, 'lr_enc': 8e-4, 'lwf': 0.2, 'vote': 0.15}
 trials |= { # held to what the encoder told of the classes of ImageNet, which vote
     'raw, votes': ('no training: the cosine of features, and of votes for one fifth', {'untrained': 0.2}),
-    'held 0.2, mixed': ('8e-4, held 0.2, weights mixed: 0.8, votes 0.15: the default', {**held, 'mix': 0.8}),
+    'held 0.2, mixed': ('8e-4, held 0.2, weights mixed: 0.8, votes 0.15: the default before', {**held, 'mix': 0.8}),
     'held 0.1, mixed': ('8e-4, held 0.1, weights mixed: 0.8, votes 0.15', {**held, 'lwf': 0.1, 'mix': 0.8}),
     **{f'held 0.2, mixed, votes {v}': (f'8e-4, held 0.2, weights mixed: 0.8, votes {v}', {**held, 'mix': 0.8, 'vote': v}) for v in (0., 0.25)},
     **{f'held {d}': (f'8e-4, held {d}, votes 0.15', {**held, 'lwf': d}) for d in (0.1, 0.2, 0.3, 1.)},
@@ -106,6 +107,10 @@ trials |= { # held to what the encoder told of the classes of ImageNet, which vo
     'mixed, votes': ('4e-4, not held, weights mixed: 0.65, votes 0.15', {**held, 'lr_enc': 4e-4, 'lwf': 0., 'mix': 0.65}),
     'SupCon, 8e-4': ('SupCon, 8e-4, 24 epochs, as trained', {'loss': 'supcon', 'epochs': 24, 'lr_enc': 8e-4}),
 }
+kept = {**held, 'lwf': 0.1, 'mix': 0.8, 'own': False} # on what is new, the votes of the blocks as they were
+trials |= {f'kept, {name}': (f'8e-4, held {c.get("lwf", 0.1)}, weights mixed: 0.8, votes {c["vote"][0]}, on what is new {c["vote"][1]} {whose}', {**kept, **c}) for name, whose, c in (
+    ('0.1 to 0.3', 'by the blocks as they were: the default', {'vote': (0.1, 0.3)}), ('0.1 to 0.2', 'by the blocks as they were', {'vote': (0.1, 0.2)}), ('0.1 to 0.5', 'by the blocks as they were', {'vote': (0.1, 0.5)}),
+    ('held 0.2', 'by the blocks as they were', {'vote': (0.1, 0.3), 'lwf': 0.2}), ('own votes', 'by the same blocks', {'vote': (0.1, 0.3), 'own': True}))}
 header = ['trial', 'what', 'protocol', 'seed', 'measure', 'value']
 
 
