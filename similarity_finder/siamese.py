@@ -59,7 +59,9 @@ class SiameseModel(nn.Module):
         "Logits of P(same) of all pairs"
         apart = self.head.training and self.head.apart
         a = self.head.vectors(A, apart)
-        return (self.head.all_logits(PairVectors(a.u, a.v, a.e.detach())), a.e @ a.e.T) if apart else self.head.all_logits(a)
+        if not apart: return self.head.all_logits(a)
+        own = a.e[:,:self.head.nf] # the features, which can learn; votes cannot
+        return self.head.all_logits(PairVectors(a.u, a.v, a.e.detach())), own @ own.T
 
     def vectors(self,
         x:torch.Tensor # (N, 3, H, W)
