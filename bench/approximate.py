@@ -56,7 +56,7 @@ def main():
     split = TrainTestSplitter(0.25, random_state=0, stratify=[label_func(f) for f in files])
     train, valid = split(files)
     slearn = siamese_learner(siamese_dls(files, splitter=split, size=224, bs=32, seed=0, num_workers=2), mobilenet_v2, weights=a.weights, seed=0)
-    slearn.fit_head(30, 1e-3, seed=0)
+    slearn.fit_head(30, 1e-3, seed=0, vote=0) # vectors of one length, which mixtures then have as well
     encoder, photographs = PairEncoder(slearn.model, slearn.dls), [files[i] for i in train]
     with tempfile.TemporaryDirectory() as folder:
         for f in photographs: (Path(folder)/f.name).symlink_to(f)

@@ -11,6 +11,7 @@ from fastai.torch_core import set_seed
 from torchvision import models
 from common import here
 from protocols import Protocol
+from similarity_finder.classifier import evaluating
 from similarity_finder.data import label_func, pets
 from similarity_finder.encode import PairEncoder
 from similarity_finder.pairs import siamese_dls
@@ -24,7 +25,7 @@ def measured(protocol, arch, weights, size=224, epochs=24):
     set_seed(p.seed, reproducible=True)
     learn = siamese_learner(dls, arch, weights=weights, seed=p.seed)
     prep = PairEncoder(learn.model.eval(), dls).prep
-    with torch.no_grad(): raw = F.normalize(torch.cat([learn.model.encoder(prep(files[i:i+32])).mean((2, 3)).cpu() for i in range(0, len(files), 32)]))
+    with evaluating(learn.model), torch.no_grad(): raw = F.normalize(torch.cat([learn.model.encoder(prep(files[i:i+32])).mean((2, 3)).cpu() for i in range(0, len(files), 32)]))
     out = {'raw features': p.measures(p.scores_of(lambda q, g: raw[q] @ raw[g].T))}
     with learn.no_bar(), learn.no_logging(): learn.fit_head(epochs, 1e-3, bs=64, blocks=2, views=6, seed=p.seed)
     vectors = PairEncoder(learn.model.eval(), dls).encode(files, num_workers=0, progress=False).vectors

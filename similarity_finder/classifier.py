@@ -10,6 +10,7 @@ __all__ = ['own_archs', 'image_block', 'classifier_dls', 'source_classes', 'crea
            'classifier_learner', 'Classifier', 'class_probabilities', 'predict_class']
 
 # %% ../nbs/01_classifier.ipynb #49fcdf1b
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -175,16 +176,21 @@ def n_channels(
 @contextmanager
 def _full_float32():
     "Let a GPU convolve in float32 throughout; PyTorch lets it round to TF32, of 10 bits"
-    at = [(o, 'fp32_precision', 'ieee') for o in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn)] if hasattr(torch.backends.cudnn, 'conv') else [(torch.backends.cudnn, 'allow_tf32', False)] # before PyTorch 2.9
-    was = [getattr(o, k) for o,k,_ in at]
-    for o,k,v in at: setattr(o, k, v)
+    cudnn = torch.backends.cudnn
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore') # newer releases name another switch, and some of them warn of this one
+        try: at = [(cudnn, 'allow_tf32', cudnn.allow_tf32, False)]
+        except RuntimeError: at = [(o, 'fp32_precision', o.fp32_precision, 'ieee') for o in (cudnn.conv, cudnn.rnn)] # somebody has set one and not the other
+        for o,k,_,v in at: setattr(o, k, v)
     try: yield
     finally:
-        for (o,k,_),v in zip(at, was): setattr(o, k, v)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            for o,k,v,_ in at: setattr(o, k, v)
 
 @contextmanager
 def evaluating(*modules):
-    "Put `modules` in evaluation mode, and each part of them back as it was at the end; a GPU then computes as exactly as a CPU"
+    "Put `modules` in evaluation mode, and each part of them back as it was at the end; meanwhile a GPU convolves in float32 throughout"
     was = [(m, m.training) for module in modules for m in module.modules()]
     for module in modules: module.eval()
     try:

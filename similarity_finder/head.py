@@ -114,8 +114,9 @@ def votes(self:PairHead,
     novelty:torch.Tensor # (N,), from 0 (the first vote) to 1 (the last vote)
 )->torch.Tensor: # (N, h*w, n_source), each place's probabilities of those source classes that vote
     "The votes that the metric term takes the mean of"
-    own,before = (source_votes(o, self.source_weight, self.source_bias)[...,self.source_kept] for o in (A[:,:self.nf], A[:,-self.nf:]))
-    return own + (before-own)*novelty[:,None,None]
+    def of(o): return source_votes(o, self.source_weight, self.source_bias)[...,self.source_kept]
+    own = of(A[:,:self.nf])
+    return own if A.shape[1] == self.nf else own + (of(A[:,self.nf:])-own)*novelty[:,None,None]
 
 @patch
 def vote_weights(self:PairHead,
@@ -131,7 +132,7 @@ def vectors(self:PairHead,
     apart:bool=False # pass a gradient on to the maps from the metric vectors alone
 )->PairVectors:
     "The vectors of each image alone"
-    if A.ndim != 4 or A.shape[1] not in (self.nf, 2*self.nf): raise ValueError(f'maps of shape (N, {self.nf}, h, w) are needed, got {tuple(A.shape)}')
+    if A.ndim != 4 or A.shape[1] not in (self.nf, 2*self.nf): raise ValueError(f'maps of shape (N, {self.nf}, h, w) are needed, got {tuple(A.shape)}; or (N, {2*self.nf}, h, w) of `KeptBlocks`')
     own = A[:,:self.nf]
     p = self.pool(own.detach() if apart else own).flatten(1)
     e = A.new_zeros(len(A), 0) if self.delta is None else F.normalize(self.project(own.mean((2,3))))
@@ -214,7 +215,7 @@ def add_source(self:PairHead,
     kept=None, # indices of the classes that vote; by default all
     mean:torch.Tensor|None=None, # (n,) mean votes of the training images for those, which explanations count from; by default zeros
     beta:float=1., # weight of the votes' cosine in the logit, above 0, for two images that are not new
-    shift:float=0., # what is taken from that cosine before: half way between same and different pairs the logit stays what it was
+    shift:float=0., # what is taken from that cosine before, for images that are not new: half way between same and different pairs their logit stays what it was
     known:torch.Tensor|None=None, # (L, C), mean metric vectors of L labels, of length 1; by default no image is new
     between:tuple=(0.,1.), # cosines to the nearest of those: at the first an image is altogether new, at the second not at all
     more:float|None=None # the same weight for two images that are altogether new, `beta` or above
@@ -233,7 +234,7 @@ def add_source(self:PairHead,
         if not between[0] < between[1]: raise ValueError(f'between, the cosines of new and of known images, are a lower and a higher one, not {tuple(between)}')
         if more is None or more < beta: raise ValueError(f'more, the weight of the votes for new images, is at least beta, which is {beta}, not {more}')
     self._source_buffers(len(weight), len(kept), 0 if known is None else len(known))
-    new = dict(weight=weight, bias=bias, kept=kept, mean=self.source_mean if mean is None else mean, ratio=beta/self.alpha, shift=shift)
+    new = dict(weight=weight, bias=bias, kept=kept, mean=self.source_mean if mean is None else mean, ratio=beta/self.alpha, shift=beta*shift)
     if known is not None: new |= dict(known=known, between=between, more=more/self.alpha)
     for k,v in new.items(): getattr(self, f'source_{k}').copy_(torch.as_tensor(v))
     self.w.bias -= beta*shift
@@ -244,7 +245,7 @@ def add_source(self:PairHead,
 def drop_source(self:PairHead)->PairHead: # itself
     "Take the votes back out of the logit: everything else counts as it did before they were added"
     if not self.n_source: return self
-    self.w.bias += self.alpha*self.source_ratio*self.source_shift
+    self.w.bias += self.source_shift
     self._source_buffers()
     return self
 

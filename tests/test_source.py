@@ -31,9 +31,10 @@ def weights(tmp_path_factory):
 def learners(files, weights):
     with pytest.MonkeyPatch.context() as m:
         m.setattr(siamese, '_helpful', lambda *args, **kwargs: True) # whatever classes with random weights are worth
+        m.setattr(siamese, '_known', lambda head, *args, **kwargs: (torch.eye(3, head.nf), (-1., -0.99))) # nothing is new
         clearn = classifier_learner(classifier_dls(files, size=64, bs=16, num_workers=0), convnet, weights=weights)
         slearn = siamese.siamese_learner(siamese_dls(files, size=64, bs=16, num_workers=0), encoder=clearn.model[0], n_hidden=8)
-        with slearn.no_bar(), slearn.no_logging(): slearn.fit_head(1, 1e-3, blocks=2, views=1, n_vote=100, vote=0.5)
+        with slearn.no_bar(), slearn.no_logging(): slearn.fit_head(1, 1e-3, blocks=2, views=1, n_vote=100, vote=(0.5,0.6))
     return clearn, slearn
 
 
@@ -65,7 +66,7 @@ def test_votes_are_part_of_the_logit(files, learners):
         v = nn.functional.normalize(model.head.votes(A, A.new_zeros(len(A))).mean(1))
         beta = (model.head.alpha*model.head.source_ratio).item()
         state, with_votes = {k: v.clone() for k, v in model.head.state_dict().items()}, model.head(A)
-        missing = with_votes - beta*(v @ v.T - model.head.source_shift) - model.head.drop_source()(A)
+        missing = with_votes - (beta*(v @ v.T) - model.head.source_shift) - model.head.drop_source()(A)
         assert missing.abs().max() < 1e-5*beta
         model.head.load_state_dict(state)
         torch.testing.assert_close(model.head(A), with_votes)
@@ -96,9 +97,12 @@ def test_head_alone_lets_vote_too(files, learners, monkeypatch):
     torch.testing.assert_close(votes.mean(0), head.source_mean, atol=1e-5, rtol=1e-3)
 
 
-def test_new_images_are_told_by_votes(files, learners, tmp_path):
+def test_new_images_are_told_by_votes(files, learners, tmp_path, monkeypatch):
     "The votes' share differs from image to image, and what is searched, saved and explained is one and the same"
     slearn = copy.deepcopy(learners[1])
+    monkeypatch.setattr(siamese, '_helpful', lambda *args, **kwargs: True)
+    monkeypatch.setattr(siamese, '_known', lambda head, *args, **kwargs: (torch.eye(3, head.nf), (-1., -0.99)))
+    with slearn.no_bar(), slearn.no_logging(): slearn.fit_head(1, 1e-3, blocks=2, views=1, lr_blocks=3e-3)
     head, encoder, source = slearn.model.head, slearn.model.encoder, learners[0].model[0].source
     assert isinstance(encoder, siamese.KeptBlocks)
     x = Preprocess.of(slearn.dls)(files)
