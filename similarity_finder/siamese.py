@@ -371,6 +371,7 @@ def fit_head(self:SiameseLearner,
         loss = (lambda out, y: self.loss_func(out, y) + (distill*model.moved if model.training else 0)) if isinstance(model, _Remembering) else self.loss_func
         learn = Learner(dls, model, loss_func=loss, opt_func=self.opt_func, wd=self.wd, metrics=self.metrics,
                         splitter=siamese_splitter if params(model.encoder) else trainable_params)
+        learn.logger = self.logger # silent if this one is
         with nullcontext() if hasattr(self, 'progress') else learn.no_bar(): learn.fit_one_cycle(n_epoch, lr)
     if source: source = tuple(o.to(device) for o in source)
     head.drop_source() # what voted before

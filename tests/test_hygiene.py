@@ -17,6 +17,7 @@ def test_notebook(path):
             text = ''.join(o.get('text', ())) + ''.join(''.join(v) for k, v in o.get('data', {}).items() if k.startswith('text/'))
             assert not private.search(text), text[:300]
             assert o['output_type'] != 'error'
+            assert '\r' not in text, f'overwritten progress bars: python .ci/tidy.py {path.relative_to(root)}'
 
 
 def test_modules():

@@ -86,11 +86,12 @@ def test_training_again_starts_without_votes(files, learners):
     assert slearn.model.head.n_source == 0
 
 
-def test_head_alone_lets_vote_too(files, learners, monkeypatch):
+def test_head_alone_lets_vote_too(files, learners, monkeypatch, capsys):
     "The encoder is left as it is: votes are taken while its maps are at hand"
     monkeypatch.setattr(siamese, '_helpful', lambda *args, **kwargs: True)
     slearn = learners[1]
     with slearn.no_bar(), slearn.no_logging(): slearn.fit_head(1, 1e-3, views=1)
+    assert not capsys.readouterr().out # in silence
     head = slearn.model.head
     assert head.n_source == 512
     with evaluating(slearn.model), torch.no_grad(): votes = head.votes(slearn.model.encoder(Preprocess.of(slearn.dls)(list(slearn.dls.train_ds.items))), torch.zeros(len(slearn.dls.train_ds), device=slearn.dls.device)).mean(1)
