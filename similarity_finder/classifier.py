@@ -49,11 +49,12 @@ def classifier_dls(
     seed:int=42, # of the split and of the order of the batches
     batch_tfms=None, # augmentation of the training images; by default fastai's `aug_transforms()`
     on_error:str='skip', # what to do about files that cannot be used: 'skip' them with a report, or 'raise'
+    decode:bool=True, # look first whether each image can be opened, or at the labels only, where that was done
     num_workers:int|None=None, # processes that decode; by default fastai's choice
     **kwargs # further arguments of `dataloaders`
 )->DataLoaders:
     "Labelled images in batches, for training and for validation"
-    files,labels,_ = usable_files(files, label_func, on_error=on_error)
+    files,labels,_ = usable_files(files, label_func, decode, on_error)
     block = DataBlock((image_block, CategoryBlock(vocab=sorted(set(labels)))), get_y=label_func, splitter=splitter or RandomSplitter(valid_pct, seed),
                       item_tfms=Resize(size), batch_tfms=aug_transforms() if batch_tfms is None else batch_tfms)
     dls = block.dataloaders(files, bs=min(bs, len(files)), num_workers=num_workers, **kwargs)

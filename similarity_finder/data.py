@@ -179,13 +179,14 @@ def usable_files(
     files, # image files
     label_func=label_func, # file -> label; None: no labels
     decode:bool=True, # decode each image to find damaged ones (some 5 ms each), or look at the labels only
-    on_error:str='skip' # 'skip' or 'raise'
+    on_error:str='skip', # 'skip' or 'raise'
+    progress:bool=True # show a progress bar, for more than 500 files
 )->Usable:
     "The files that have a label and can be opened; the others are counted and reported, or raised"
     files = L(files).map(Path)
     if not files: raise ValueError('no files given: the list is empty')
     good,labels,skipped = [],[],[]
-    for f in progress_bar(files, leave=False) if decode and len(files) > 500 else files:
+    for f in progress_bar(files, leave=False) if progress and decode and len(files) > 500 else files:
         try:
             label = label_func(f) if label_func else None
             if decode: open_image(f)

@@ -185,12 +185,13 @@ def siamese_dls(
     seed:int=42, # of the split, the validation pairs and the order of the batches
     batch_tfms=None, # augmentation; by default `aug_transforms()` for all pairs, none for sampled ones (as in the article)
     on_error:str='skip', # what to do about files that cannot be used: 'skip' them with a report, or 'raise'
+    decode:bool=True, # look first whether each image can be opened, or at the labels only, where that was done
     num_workers:int|None=None, # processes that decode; by default fastai's choice
     **kwargs # further arguments of `dataloaders`
 )->DataLoaders:
     "Batches to train a siamese network on, and to validate it"
     if pairs not in ('all', 'sampled'): raise ValueError(f"pairs is 'all' or 'sampled', not {pairs!r}")
-    files,labels,_ = usable_files(files, label_func, on_error=on_error)
+    files,labels,_ = usable_files(files, label_func, decode, on_error)
     if len(set(labels)) < 2: raise ValueError(f'a siamese network needs at least two classes to tell apart, found only {labels[0]!r}')
     splitter = splitter or RandomSplitter(valid_pct, seed)
     kwargs = dict(bs=bs, num_workers=num_workers, **kwargs)

@@ -60,13 +60,13 @@ def train_finder(
     erase:bool=False # hide patches of the training images, so that no label rests on one part alone, or on what is missing: better explanations where labels are small parts
 )->Trained:
     "Train a classifier and a siamese network, measure both, and encode the gallery"
-    files,labels,_ = usable_files(files, label_func, on_error=on_error)
+    files,labels,_ = usable_files(files, label_func, on_error=on_error, progress=progress)
     if len(set(labels)) < 2: raise ValueError(f'all {len(files)} files are labelled {labels[0]!r}: a similarity is learned from at least two labels')
     start = pretrained or weights is not None
     set_seed(seed, reproducible=True)
     train,valid = (splitter or RandomSplitter(valid_pct, seed))(files)
     if not len(train) or not len(valid): raise ValueError(f'of {len(files)} files the splitter leaves {len(train)} to train on and {len(valid)} to hold out: some of both are needed')
-    common = dict(size=size, seed=seed, num_workers=num_workers, splitter=lambda _: (train, valid), batch_tfms=[*aug_transforms(), PatchErasing()] if erase else None)
+    common = dict(decode=False, size=size, seed=seed, num_workers=num_workers, splitter=lambda _: (train, valid), batch_tfms=[*aug_transforms(), PatchErasing()] if erase else None)
     clearn = classifier_learner(classifier_dls(files, label_func, bs=bs or (32 if start else 16), **common), arch, pretrained, weights, seed=seed)
     with _told(clearn, progress):
         clearn.fit_one_cycle(epochs or (4 if start else 24), 3e-3 if start else 1e-2)
