@@ -174,20 +174,18 @@ def n_channels(
     if len(shape) != 4: raise ValueError(f'the encoder gives {shape} for one image; maps of shape (1, channels, height, width) are needed')
     return shape[1]
 
+warnings.filterwarnings('ignore', 'Please use the new API settings to control TF32') # some releases of PyTorch say so of the switch that all of them have
+
 @contextmanager
 def _full_float32():
     "Let a GPU convolve in float32 throughout; PyTorch lets it round to TF32, of 10 bits"
     cudnn = torch.backends.cudnn
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore') # newer releases name another switch, and some of them warn of this one
-        try: at = [(cudnn, 'allow_tf32', cudnn.allow_tf32, False)]
-        except RuntimeError: at = [(o, 'fp32_precision', o.fp32_precision, 'ieee') for o in (cudnn.conv, cudnn.rnn)] # somebody has set one and not the other
-        for o,k,_,v in at: setattr(o, k, v)
+    try: at = [(cudnn, 'allow_tf32', cudnn.allow_tf32, False)]
+    except RuntimeError: at = [(o, 'fp32_precision', o.fp32_precision, 'ieee') for o in (cudnn.conv, cudnn.rnn)] # somebody has set one and not the other
+    for o,k,_,v in at: setattr(o, k, v)
     try: yield
     finally:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            for o,k,v,_ in at: setattr(o, k, v)
+        for o,k,v,_ in at: setattr(o, k, v)
 
 @contextmanager
 def evaluating(*modules):

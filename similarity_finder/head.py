@@ -103,7 +103,7 @@ def novelty(self:PairHead,
     e:torch.Tensor # (N, n_metric), metric vectors of N images; their first C components are looked at
 )->torch.Tensor: # (N,), between 0 (as near to a label as the images that the head learned from) and 1 (as far as those are from the other labels); zeros where the head keeps nothing of the labels
     "How unlike everything labelled an image is"
-    if getattr(self, 'source_known', None) is None: return e.new_zeros(len(e))
+    if self.source_known is None: return e.new_zeros(len(e))
     low,high = self.source_between
     nearest = (F.normalize(e[:,:self.nf]) @ self.source_known.T).amax(1)
     return ((high-nearest)/(high-low)).clamp(0, 1)
@@ -123,7 +123,7 @@ def vote_weights(self:PairHead,
     novelty:torch.Tensor # (N,)
 )->torch.Tensor: # (N,), from 0 on
     "How long the votes' part of the metric vectors is, that of the features being 1: its square grows with the novelty"
-    if getattr(self, 'source_known', None) is None: return self.source_ratio.sqrt().expand(len(novelty))
+    if self.source_known is None: return self.source_ratio.sqrt().expand(len(novelty))
     return (self.source_ratio + (self.source_more-self.source_ratio)*novelty).sqrt()
 
 @patch

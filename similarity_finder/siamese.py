@@ -109,8 +109,7 @@ class KeptBlocks(nn.Module):
         self.n,self.trained = n,encoder
         self.before = (copy.deepcopy(last) if before is None else before).eval().requires_grad_(False)
         self.register_buffer('kept', torch.tensor(n)) # so that weights tell of it
-        self.source,recipe = getattr(encoder, 'source', None),getattr(encoder, 'recipe', None) or dict(arch=f'custom:{type(encoder).__name__}', cut=None)
-        self.recipe = recipe | dict(kept=n) # for `build_encoder`
+        self.source = getattr(encoder, 'source', None)
 
     def parts(self): return last_blocks(self.trained, self.n) # the blocks before those that are kept, and those
 
@@ -266,10 +265,11 @@ def _maps(learn, ds, first, keep, views, also=None):
         x,y,*more = once(learn.dls.valid, 1, also)
         return torch.stack([x, *(once(learn.dls.train, 0)[0] for _ in range(views))]),y,*more
 
-def _through(learn, last, x, keep=summarise, bs=64):
-    "What `keep` keeps of (N, ...) maps after the last blocks"
+def _through(learn, last, x, *keep, bs=64):
+    "What each of `keep` keeps of (N, ...) maps after the last blocks"
     device = next(learn.model.parameters()).device
-    with evaluating(last), torch.no_grad(): return torch.cat([keep(last(o.to(device).float())).cpu() for o in _bar(learn, x.split(bs))])
+    with evaluating(last), torch.no_grad(): done = [[f(A).cpu() for f in keep] for A in (last(o.to(device).float()) for o in _bar(learn, x.split(bs)))]
+    return [torch.cat(o) for o in zip(*done)]
 
 class _Still(nn.Module):
     "Blocks that learn while their batch statistics stay as they are"
@@ -356,8 +356,8 @@ def fit_head(self:SiameseLearner,
     if mix is None: mix = 0.8 if held else 0.65
     if not 0 <= mix <= 1: raise ValueError(f'mix, how much of the trained blocks is kept, is from 0 to 1, not {mix}')
     if distill < 0: raise ValueError(f'distill, how much the blocks are held, is 0 or more, not {distill}')
-    share_known,share_new = vote if isinstance(vote, (tuple, list)) and len(vote) == 2 else (vote, vote)
-    if isinstance(share_known, (tuple, list)) or not 0 <= share_known <= share_new < 1: raise ValueError(f'vote, the shares of the votes in the spread of the logits for known and for new images, are from 0 to below 1, the second not below the first; not {vote}')
+    shares = vote if isinstance(vote, (tuple, list)) else (vote, vote)
+    if len(shares) != 2 or not 0 <= shares[0] <= shares[1] < 1: raise ValueError(f'vote, the shares of the votes in the spread of the logits for known and for new images, are from 0 to below 1, the second not below the first; not {vote}')
     if n_vote < 1: raise ValueError(f'n_vote, how many source classes vote, is 1 or more, not {n_vote}; vote=0 lets none vote')
     k,rng,device = self.dls.train.k,random.Random(seed),next(self.model.parameters()).device
     first,last = encoder.parts() if was_kept and blocks else last_blocks(encoder, blocks)
@@ -376,15 +376,17 @@ def fit_head(self:SiameseLearner,
     if source: source = tuple(o.to(device) for o in source)
     head.drop_source() # what voted before
     with no_random(seed), nullcontext() if hasattr(self, 'progress') else self.no_bar():
-        vote = source and share_new
-        def mean_votes(A): return torch.stack([source_votes(o, *source).mean(1) for o in (A[:,:head.nf], A[:,-head.nf:])]) # of the blocks as they are, and as they were
+        vote = source and shares[1]
         def own(A): return summarise(A[:,:head.nf])
-        (x,y,*votes),*valid = [_maps(self, ds, first, torch.Tensor.half if blocks else own, *((0,) if i else (views, (lambda A: mean_votes(A).transpose(0, 1)) if vote and not blocks else None))) for i,ds in enumerate((self.dls.train_ds, self.dls.valid_ds)) if len(ds)]
+        def voted(A): # (N, K) or, of kept blocks, (N, 2*K): as they are, and as they were
+            return torch.cat([source_votes(o, *source).mean(1) for o in A.split(head.nf, 1)], 1)
+        (x,y,*votes),*valid = [_maps(self, ds, first, torch.Tensor.half if blocks else own, *((0,) if i else (views, voted if vote and not blocks else None))) for i,ds in enumerate((self.dls.train_ds, self.dls.valid_ds)) if len(ds)]
         maps = [(x,y), *valid]
         if vote:
-            A,before_votes = (_through(self, kept_blocks, x[0], o) for o in (own, lambda A: mean_votes(A)[1])) if blocks else (x[0], votes[0][:,1])
-            vote = _helpful(A, before_votes, y, seed)
-            kept = before_votes.pow(2).mean(0).topk(min(n_vote, before_votes.shape[1])).indices
+            A,votes = _through(self, kept_blocks, x[0], own, voted) if blocks else (x[0], votes[0])
+            now,was = votes[:,:len(source[1])],votes[:,-len(source[1]):] # alike where nothing was kept
+            vote = _helpful(A, was, y, seed)
+            kept = was.pow(2).mean(0).topk(min(n_vote, was.shape[1])).indices
         if blocks:
             for o,_ in grads: o.requires_grad_(True)
             still = _Still(last)
@@ -392,14 +394,12 @@ def fit_head(self:SiameseLearner,
             for o,grad in grads: o.requires_grad_(grad)
             if mix < 1:
                 last.load_state_dict({k: before[k].lerp(v, mix) if v.is_floating_point() else v for k,v in last.state_dict().items()})
-                maps = [(torch.stack([_through(self, last, o) for o in x]), y) for x,y in maps]
-                fit(maps, SiameseModel(nn.Identity(), head), max(1, n_epoch//2), lr)
+                fit([(torch.stack([_through(self, last, o, own)[0] for o in x]), y) for x,y in maps], SiameseModel(nn.Identity(), head), max(1, n_epoch//2), lr)
         else: fit(maps, SiameseModel(last, head), n_epoch, lr)
         head.damp(share)
         if vote:
-            A = _through(self, last, x[0]) if blocks and mix == 1 else maps[0][0][0] # what the head now sees
-            now = _through(self, last, x[0], lambda A: mean_votes(A)[0]) if blocks else votes[0][:,0]
-            _let_vote(head, A, now, y, source, kept, (max(share_known, 1e-3), share_new), seed)
+            if blocks: A,now = _through(self, last, x[0], own, voted) # what has become of them
+            _let_vote(head, A, now, y, source, kept, (max(shares[0], 1e-3), shares[1]), seed) # a root has no slope at 0
             if blocks and head.source_known is not None and not was_kept: self.model.encoder = KeptBlocks(encoder, blocks, kept_blocks)
         if was_kept and head.source_known is None: self.model.encoder = encoder.trained # nobody asks for what was kept
     return self

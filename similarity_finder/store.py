@@ -31,6 +31,7 @@ def describe_encoder(
     encoder:nn.Module # made by `create_encoder`, or any other
 )->dict: # of strings and numbers
     "What `build_encoder` needs"
+    if isinstance(encoder, KeptBlocks): return describe_encoder(encoder.trained) | dict(kept=encoder.n)
     return getattr(encoder, 'recipe', None) or dict(arch=f'custom:{type(encoder).__name__}', cut=None)
 
 def build_encoder(
