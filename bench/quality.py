@@ -5,6 +5,8 @@
 Known breeds: a quarter of each breed's photographs held out; they are the queries, the others the gallery. New breeds: a third of the breeds
 held out of all training; each of their photographs is a query among all the others of those breeds. Fixed pairs, as in fastai's siamese tutorial:
 each held-out photograph of a known breed with one other, half of them of the same breed; drawn ten times. Unseen characters: Omniglot.
+Three breeds have 160 photographs and the others 6 to 16, so of all pairs of the same breed nearly all are of those: of new breeds, of the one among them that is held out. Hence the same networks are
+also measured 'even': no breed has more than 12 photographs, of known ones 3 queries and 9 in the gallery; which, is drawn ten times (the mean).
 
 The augmented views that the networks learn from are drawn once, before the splits. The photographs were run three times, on three machines, each with views of its own and another --cache: `--name pets`, `--name "pets again"`, and `--name third --seeds 3 4 5 6 7 8 9 10 11` (networks of 24 epochs only).
 The recipe was chosen on splits of the photographs by seeds 0 to 2 (recipe.py); those by seeds 3 to 11 are only measured; but 'held 0.2' and 'held 0.3' were, before 'held' was decided on, and an earlier form of 'kept', of which no row is left, before that one.
@@ -13,7 +15,7 @@ All methods see the same images, start from the same encoder and learn from them
 Calibration: on known breeds each half of the queries is measured with what the other half fitted; on new breeds each half of the breeds, halved ten times (the mean), and each breed with what all
 other new breeds fitted ('all other breeds').
 """
-import argparse, csv, random, warnings
+import argparse, copy, csv, random, warnings
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn
@@ -59,7 +61,7 @@ def tiny(files, size=32):
     return torch.stack([torch.tensor(np.asarray(open_image(f).resize((size, size)), dtype=np.float32)/255).flatten() for f in files])
 
 
-def calibrated(p, s, prior, draws=10):
+def calibrated(p, s, prior, draws):
     "P(same) of each pair from calibrations that know neither the query nor, where they are new, its breed: by halves of the queries; by halves of the breeds, drawn several times; and by all other breeds"
     q, g = p.labels[p.query], p.labels[p.gallery]
     if p.name == 'known': return {'': [cross_calibrated(s, q, g, prior, seed=p.seed)]}
@@ -74,7 +76,7 @@ def calibrated(p, s, prior, draws=10):
     return {'': by_half, ', all other breeds': [by_others]}
 
 
-def honesty(p, s, logits):
+def honesty(p, s, logits, draws=10):
     "Equal error rate; Brier score and calibration error before and after calibration, for as many same as different pairs and for the share the gallery has"
     q, g = p.labels[p.query], p.labels[p.gallery]
     out, same = {'equal error rate': equal_error_rate(s, q, g)}, q[:,None] == g[None]
@@ -84,7 +86,7 @@ def honesty(p, s, logits):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         for name, prior in (('', 0.5), (', gallery', same[s > -np.inf].mean())):
-            for by, P in calibrated(p, s, prior).items():
+            for by, P in calibrated(p, s, prior, draws).items():
                 out |= {f'Brier score{name}{by}': np.mean([brier_score(o, q, g, prior) for o in P]), f'calibration error{name}{by}': np.mean([calibration_error(o, q, g, prior=prior) for o in P])}
                 if name: # of the first image of each query alone: what stands under the picture
                     first = [np.where((o == o.max(1, keepdims=True)) & (o > -np.inf), o, -np.inf) for o in P]
@@ -112,13 +114,27 @@ def fixed_pairs(p, files, score, draws=10):
     return np.mean([((s[k] >= best(~k)) == same[k]).mean() for k in (half, ~half)])
 
 
+def evenly(p, draws=10, most=12):
+    "The protocol with no more than 12 photographs of any breed, as many of them held out as before; drawn several times"
+    def few(rng, images, n):
+        by = {}
+        for i in images: by.setdefault(p.labels[i], []).append(i)
+        return sorted(i for b in sorted(by) for i in rng.sample(by[b], min(n, len(by[b]))))
+    for d in range(draws):
+        rng, o = random.Random(draws*p.seed + d), copy.copy(p)
+        o.seed = draws*p.seed + d
+        if p.name == 'known': o.query, o.gallery = few(rng, p.query, most//4), few(rng, p.gallery, most - most//4)
+        else: o.query = o.gallery = few(rng, p.query, most)
+        yield o
+
+
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument('--weights', required=True, help='ImageNet weights of torchvision mobilenet_v2')
     a.add_argument('--omniglot', type=Path, required=True, help='the folder with images_background_small1.zip and 2')
     a.add_argument('--cache', type=Path, required=True, help='a folder for the cached maps (300 MB)')
     a.add_argument('--seeds', type=int, nargs='+', default=[3, 4, 5], help='of the photographs; Omniglot takes 0 to 2 always')
-    a.add_argument('--protocols', nargs='+', default=['known', 'new', 'characters'])
+    a.add_argument('--protocols', nargs='+', default=['known', 'new', 'known, even', 'new, even', 'characters'], choices=['known', 'new', 'known, even', 'new, even', 'characters'])
     a.add_argument('--methods', nargs='+', default=list(methods))
     a.add_argument('--name', default='pets', help='what the csv calls this run of the photographs')
     a.add_argument('--out', type=Path, default=here/'quality.csv')
@@ -130,15 +146,16 @@ def main():
         with open(a.out, 'a', newline='') as f: csv.writer(f).writerows([protocol, dataset, method, seed, k, f'{v:.5f}', images] for k, v in values.items())
         print(protocol, dataset, method, seed, {k: round(float(v), 3) for k, v in values.items()}, flush=True)
 
-    if {'known', 'new'} & set(a.protocols):
+    photographed = [o for o in a.protocols if o != 'characters']
+    if photographed:
         files = pets()
         labels, encoder, maps = photographs(a.weights, a.cache)
         caches, pixels = Caches(encoder, maps, a.cache), None
         raw = F.normalize(caches('plain', 0)[0].float().mean((2,3)))
         votes = torch.cat([0.8**0.5*raw, 0.2**0.5*F.normalize(told(caches.blocks(2).eval(), caches('plain', 2)[0], caches.source)[1])], 1)
-    for protocol in [o for o in ('known', 'new') if o in a.protocols]:
+    for protocol in photographed:
         for seed in a.seeds:
-            p = Protocol(protocol, labels, seed)
+            p = Protocol(protocol.removesuffix(', even'), labels, seed)
             for name in a.methods:
                 cfg = methods[name]
                 if done(protocol, a.name, name, str(seed)): continue
@@ -151,8 +168,12 @@ def main():
                 else:
                     score, _, info = train(p, caches, **cfg)
                     logits = cfg['loss'] in ('pairs', 'sampled')
-                s = p.scores_of(score)
-                values = p.measures(s) | honesty(p, s, logits)
+                if protocol.endswith(', even'):
+                    each = [o.measures(s := o.scores_of(score)) | honesty(o, s, logits, draws=1) for o in evenly(p)]
+                    values = {k: np.mean([o[k] for o in each]) for k in each[0]}
+                else:
+                    s = p.scores_of(score)
+                    values = p.measures(s) | honesty(p, s, logits)
                 if protocol == 'known': values['accuracy on fixed pairs'] = fixed_pairs(p, files, score)
                 if protocol == 'known' and 'predicted' in info: values['class filter misses'] = filter_misses(info['predicted'][p.query].tolist(), [labels[i] for i in p.query], [labels[i] for i in p.gallery])
                 note(protocol, a.name, name, seed, info['images'], values)

@@ -249,6 +249,13 @@ def drop_source(self:PairHead)->PairHead: # itself
     self._source_buffers()
     return self
 
+@patch
+def source_terms(self:PairHead,
+    a:PairVectors, # of N images
+    b:PairVectors # of N images
+)->torch.Tensor: # (N, n_source), from 0 on, in units of the logit; in the order of `source_kept`
+    "What looking like each of the source classes brings into the logit of each pair: together, the votes' part of the metric term"
+    return self.alpha*a.e[:,self.nf:]*b.e[:,self.nf:]
 
 # %% ../nbs/02_head.ipynb #767ee1d0
 def _copy_bn(to, source, part=slice(None)):

@@ -36,6 +36,7 @@ class Trained(NamedTuple):
     finder:SimilarityFinder # its gallery holds all files
     held_out:list # files that neither network has learned from
     measures:dict # on those files, name -> value
+    def __repr__(self): return f'{self.finder!r}; {len(self.held_out)} files held out: ' + ', '.join(f'{k} {v:.3g}' if isinstance(v, float) else f'{k} {v}' for k,v in self.measures.items())
 
 def train_finder(
     files, # labelled image files

@@ -7,7 +7,7 @@ from torch import nn
 
 from similarity_finder import siamese
 from similarity_finder.cam import exact_maps, encoder_maps
-from similarity_finder.classifier import classifier_dls, classifier_learner, convnet, evaluating
+from similarity_finder.classifier import classifier_dls, classifier_learner, convnet, evaluating, source_names
 from similarity_finder.doodle import doodle_pets
 from similarity_finder.finder import SimilarityFinder
 from similarity_finder.pairs import siamese_dls
@@ -55,6 +55,19 @@ def test_votes_are_in_what_is_searched_saved_and_explained(files, learners, tmp_
     model.head.source_kept = model.head.source_kept.flip(0)
     assert finder.gallery.encoder.fingerprint != fingerprint # other votes are other vectors
     model.head.source_kept = model.head.source_kept.flip(0)
+
+
+def test_an_explanation_says_what_both_look_like(files, learners):
+    finder = SimilarityFinder(*learners, files, progress=False)
+    head = finder.slearn.model.head
+    why = finder.explain(files[0], files[1])
+    t = why.looks_like(4)
+    assert len(t) == 5 and t.index[-1] == '96 others' and set(t.index[:4]) <= set(source_names(1000))
+    a, b = (finder.gallery.vectors.e[[finder.gallery.files.index(f)], head.nf:] for f in files[:2])
+    assert t['log-odds'].sum() == pytest.approx((head.alpha*(a*b).sum()/head.temperature).item(), rel=1e-4) # all that the votes bring in
+    assert (t['log-odds'].iloc[:4].diff().dropna() <= 0).all() and ((0 <= t) & (t <= 1))[['query', 'match']].all(axis=None)
+    other = finder.explain(files[0], files[1], against=files[2])
+    assert other.votes.logit.tolist() == pytest.approx((why.votes.logit - finder.explain(files[0], files[2]).votes.logit).tolist(), abs=1e-4)
 
 
 def test_votes_are_part_of_the_logit(files, learners):
