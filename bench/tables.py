@@ -46,10 +46,10 @@ def rows(t, first=''):
     return markdown(first, t.columns, ([i, *r] for i, r in zip(t.index, t.values)))
 
 
-def by_method(protocol, measures):
-    "Means and spreads of some measures, a dict of their labels, for all methods that have any"
+def by_method(protocol, measures, methods=names):
+    "Means and spreads of some measures, a dict of their labels, for those methods that have any"
     r = {label: runs(protocol, m) for m, label in measures.items()}
-    some = [m for m in names if any(m in o for o in r.values())]
+    some = [m for m in methods if any(m in o for o in r.values())]
     return rows(pd.DataFrame({label: [mean_and_spread(x) if m in o and len(x := o[m].dropna()) else '' for m in some] for label, o in r.items()}, index=[names[m] for m in some]))
 
 
