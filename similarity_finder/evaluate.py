@@ -10,6 +10,7 @@ __all__ = ['evaluation_measures', 'Scored', 'score_queries', 'measure_table', 'E
 
 # %% ../nbs/05_evaluate.ipynb #db7e3e56
 import warnings
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,7 @@ from .calibrate import Calibration,cross_calibrated,fit_calibration,head_calibra
 from .classifier import Classifier,evaluating
 from .data import LabelError,report_skipped
 from .gallery import Gallery
-from .metrics import (Interval,accuracy_at,bootstrap,brier_score,calibration_error,equal_error_rate,filter_misses,map_at_r,none_rate,
+from .metrics import (Interval,accuracy_at,bootstrap,brier_score,calibration_error,equal_error_rate,filter_misses,label_weights,map_at_r,none_rate,
                                        recall_at_k,reliability,reliability_diagram,roc_auc)
 
 # %% ../nbs/05_evaluate.ipynb #3e5b43a7
@@ -92,6 +93,8 @@ evaluation_measures = { # name -> what it says
     'calibration_error_half': 'the same where half of the pairs are same',
     'recall@': 'an image of the right class is among the first',
     'map@r': 'the order of all images of the right class',
+    'recall@1_by_label': 'the best match is of the right class, every class weighing the same',
+    'map@r_by_label': 'the order of all images of the right class, every class weighing the same',
     'best_promised': 'mean P(same) of the best match: compare with recall@1',
     'filter_misses': "the classifier's class hides every right image from predict",
     'wrongly_none': 'no match reaches the threshold though the class is there',
@@ -100,13 +103,17 @@ evaluation_measures = { # name -> what it says
 
 def _about(name):
     kind,at,k = name.rpartition('@')
-    if kind != 'recall': return evaluation_measures[name]
+    if kind != 'recall' or not k.isdigit(): return evaluation_measures[name]
     return 'the best match is of the right class' if k == '1' else f'{evaluation_measures["recall@"]} {k}'
 
 def _best(p, weights=None):
     "Mean of the best of each query"
     best = np.asarray(p).max(1)
     return float(best.mean()) if weights is None else weights @ best / weights.sum(-1)
+
+def _evenly(measure, labels):
+    "The measure with every label weighing the same"
+    return lambda scores, *args, weights=None, **kwargs: measure(scores, *args, weights=label_weights(labels, weights), **kwargs)
 
 def _predicted(classifier, files, bs):
     "The most probable class of each file"
@@ -131,7 +138,9 @@ def measure_table(
                 pair_accuracy=boot(accuracy_at, half, *pair, threshold=0.5), brier_score=boot(brier_score, p, *pair),
                 calibration_error=boot(calibration_error, p, *pair), calibration_error_half=boot(calibration_error, half, *pair, prior=0.5))
     rows |= {f'recall@{k}': boot(recall_at_k, known.logits, *pair, k=k) for k in ([ks] if isinstance(ks, int) else ks) if k <= known.logits.shape[1]}
-    rows |= {'map@r': boot(map_at_r, known.logits, *pair), 'best_promised': boot(_best, p)}
+    rows['map@r'] = boot(map_at_r, known.logits, *pair)
+    if len(set(map(str, known.labels))) > 1: rows |= {f'{k}_by_label': boot(_evenly(f, known.labels), known.logits, *pair) for k,f in (('recall@1', recall_at_k), ('map@r', map_at_r))}
+    rows['best_promised'] = boot(_best, p)
     if predicted is not None: rows['filter_misses'] = boot(filter_misses, [predicted[i] for i in np.flatnonzero(scored.known)], *pair)
     rows['wrongly_none'] = boot(none_rate, p, threshold=threshold)
     if not scored.known.all(): rows['rightly_none'] = boot(none_rate, calibration.probability(scored.rows(~scored.known).logits), threshold=threshold)
@@ -160,15 +169,34 @@ class Evaluation:
         return (f'{len(s.files)} queries, {len(s.gallery_labels)} gallery images' + (f'; {unknown} queries are of labels that the gallery has not' if unknown else '')
                 + f'; P(same) is for {self.calibration.prior:.1%} same pairs, threshold {self.threshold:.0%}')
 
+    def by_label(self)->pd.DataFrame: # a row a label that queries and gallery have, the hardest first; queries, images: how many; recall@1, map@r: as in `table`; promised: mean P(same) of the best match; taken_for: the label that most of the wrong best matches have, taken: how many
+        "Which labels are found, and what the others are taken for"
+        s,rows = self.scored.rows(self.scored.known),{}
+        first,p,labels = [s.gallery_labels[i] for i in s.logits.argmax(1)],self.calibration.probability(s.logits).max(1),np.array([str(o) for o in s.labels])
+        for l in sorted(set(labels)):
+            at = np.flatnonzero(labels == l)
+            wrong = Counter(str(first[i]) for i in at if str(first[i]) != l).most_common(1)
+            z,same = s.logits[at],np.array([str(o) == l for o in s.gallery_labels])[None].repeat(len(at), 0)
+            rows[l] = {'queries': len(at), 'images': int(same[0].sum()), 'recall@1': recall_at_k(z, same), 'map@r': map_at_r(z, same), 'promised': float(p[at].mean()),
+                       'taken_for': wrong[0][0] if wrong else '', 'taken': wrong[0][1] if wrong else 0}
+        return pd.DataFrame.from_dict(rows, orient='index').rename_axis('label').sort_values(['recall@1','map@r'], kind='stable')
+
+    def hardest(self, n=3)->str: # nothing where all best matches are right, or there is one label
+        "The labels that are found worst, in a line"
+        t = self.by_label()
+        t = t[t['recall@1'] < 1].head(n)
+        return 'hardest labels: ' + '; '.join(f'{l} (recall@1 {r["recall@1"]:.2f} of {r.queries}, taken for {r.taken_for} most often)' for l,r in t.iterrows()) if len(t) and len(self.by_label()) > 1 else ''
+
     def __repr__(self):
-        return self.about + '\n' + '\n'.join(f'  {k:23} {r.value:6.3f}  ({r.low:.3f} to {r.high:.3f})  {r.about}' for k,r in self.table.iterrows())
+        hard = self.hardest()
+        return self.about + '\n' + '\n'.join(f'  {k:23} {r.value:6.3f}  ({r.low:.3f} to {r.high:.3f})  {r.about}' for k,r in self.table.iterrows()) + (f'\n  {hard}' if hard else '')
 
     def to_dict(self)->dict: # of strings, numbers, lists; not-a-number becomes None
         "Everything, for JSON"
         clean = lambda x: None if isinstance(x, float) and np.isnan(x) else x
         return dict(queries=len(self.scored.files), gallery_images=len(self.scored.gallery_labels), unknown_queries=int((~self.scored.known).sum()), threshold=self.threshold,
                     calibration=self.calibration._asdict(), measures={k: {c: clean(float(r[c])) for c in ('value','low','high')} for k,r in self.table.iterrows()},
-                    reliability=[{k: clean(v) for k,v in r.items()} for r in self.reliability.to_dict('records')], skipped=[[str(f), r] for f,r in self.scored.skipped])
+                    reliability=[{k: clean(v) for k,v in r.items()} for r in self.reliability.to_dict('records')], labels=self.by_label().reset_index().to_dict('records'), skipped=[[str(f), r] for f,r in self.scored.skipped])
 
 def evaluate(
     gallery:Gallery, # with labels
@@ -197,7 +225,8 @@ def evaluate(
 # %% ../nbs/05_evaluate.ipynb #c67d50cf
 def _retrieval(ax, table):
     "Bars with intervals"
-    rows = table[[k.startswith('recall@') or k == 'map@r' for k in table.index]].iloc[::-1]
+    rows = table[[k in ('map@r','map@r_by_label') or k.startswith('recall@') and k != 'recall@1_by_label' for k in table.index]].iloc[::-1]
+    rows.index = rows.index.str.replace('_by_label', '\nby label')
     ax.barh(rows.index, rows.value, color='#5e3c99', alpha=0.8, height=0.6)
     ax.errorbar(rows.value, range(len(rows)), xerr=[rows.value-rows.low, rows.high-rows.value], fmt='none', ecolor='0.25', lw=1, capsize=2)
     for i,v in enumerate(rows.value): ax.text(1.04, i, f'{v:.0%}', fontsize=8, va='center')
