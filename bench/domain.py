@@ -7,16 +7,13 @@ Drawn pets (15 breeds, 24 drawings each, 128 pixels) look like nothing in ImageN
 """
 import argparse, csv
 from pathlib import Path
-import torch, torch.nn.functional as F
-from fastai.torch_core import set_seed
+import torch
 from torchvision.models import mobilenet_v2
 from common import here
+from encoders import measured
 from protocols import Protocol
 from similarity_finder.data import label_func
 from similarity_finder.doodle import doodle_pets
-from similarity_finder.encode import PairEncoder
-from similarity_finder.pairs import siamese_dls
-from similarity_finder.siamese import siamese_learner
 
 ways = {'default': {}, 'default, no votes': dict(vote=0.), 'mixed': dict(distill=0., vote=0.)}
 
@@ -37,21 +34,11 @@ def main():
         for protocol in ('known', 'new'):
             p = Protocol(protocol, labels, seed)
             for name, settings in ways.items():
-                dls = siamese_dls(files, splitter=lambda _: (p.train, p.query), size=128, bs=32, seed=seed, num_workers=0)
-                set_seed(seed, reproducible=True)
-                learn = siamese_learner(dls, mobilenet_v2, weights=a.weights, seed=seed)
-                prep = PairEncoder(learn.model.eval(), dls).prep
-                found = {}
-                if name == 'default':
-                    with torch.no_grad(): raw = F.normalize(torch.cat([learn.model.encoder(prep(files[i:i+64])).mean((2, 3)) for i in range(0, len(files), 64)]))
-                    found['raw features'] = p.measures(p.scores_of(lambda q, g: raw[q] @ raw[g].T))
-                with learn.no_bar(), learn.no_logging(): learn.fit_head(24, 1e-3, bs=64, blocks=2, views=2, seed=seed, **settings)
-                v = PairEncoder(learn.model.eval(), dls).encode(files, num_workers=0, progress=False).vectors
-                with torch.no_grad(): found[name] = p.measures(p.scores_of(lambda q, g: torch.cat([learn.model.head.all_logits(v.rows(q[i:i+16]), v.rows(g)) for i in range(0, len(q), 16)])))
-                found[name]['classes that vote'] = learn.model.head.n_source
+                found, votes = measured(p, files, mobilenet_v2, a.weights, 128, 2, **settings)
+                found = ({'raw features': found['raw features']} if name == 'default' else {}) | {name: found['default'] | {'classes that vote': votes}}
                 rows += [('drawn pets', protocol, seed, m, k, f'{float(x):.5f}') for m, o in found.items() for k, x in o.items()]
                 write()
-                print(protocol, seed, {m: {k: round(float(o[k]), 3) for k in ('auc', 'recall@1', 'map@r')} for m, o in found.items()}, learn.model.head.n_source, flush=True)
+                print(protocol, seed, {m: {k: round(float(o[k]), 3) for k in ('auc', 'recall@1', 'map@r')} for m, o in found.items()}, votes, flush=True)
 
 
 if __name__ == '__main__': main()

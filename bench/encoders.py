@@ -18,20 +18,19 @@ from similarity_finder.pairs import siamese_dls
 from similarity_finder.siamese import siamese_learner
 
 
-def measured(protocol, arch, weights, size=224, epochs=24):
-    "Measures of raw features and of the trained network"
-    files, p = pets(), protocol
+def measured(p, files, arch, weights, size=224, views=6, **settings):
+    "Measures of raw features and of the trained network on a protocol, and how many source classes vote"
     dls = siamese_dls(files, splitter=lambda _: (p.train, p.query), size=size, bs=32, seed=p.seed, num_workers=0)
     set_seed(p.seed, reproducible=True)
     learn = siamese_learner(dls, arch, weights=weights, seed=p.seed)
     prep = PairEncoder(learn.model.eval(), dls).prep
     with evaluating(learn.model), torch.no_grad(): raw = F.normalize(torch.cat([learn.model.encoder(prep(files[i:i+32])).mean((2, 3)).cpu() for i in range(0, len(files), 32)]))
     out = {'raw features': p.measures(p.scores_of(lambda q, g: raw[q] @ raw[g].T))}
-    with learn.no_bar(), learn.no_logging(): learn.fit_head(epochs, 1e-3, bs=64, blocks=2, views=6, seed=p.seed)
-    vectors = PairEncoder(learn.model.eval(), dls).encode(files, num_workers=0, progress=False).vectors
+    with learn.no_bar(), learn.no_logging(): learn.fit_head(24, 1e-3, bs=64, blocks=2, views=views, seed=p.seed, **settings)
+    v = PairEncoder(learn.model.eval(), dls).encode(files, num_workers=0, progress=False).vectors
     head = learn.model.head.cpu()
-    with torch.no_grad(): out['default'] = p.measures(p.scores_of(lambda q, g: head.all_logits(vectors.rows(q), vectors.rows(g))))
-    return out
+    with torch.no_grad(): out['default'] = p.measures(p.scores_of(lambda q, g: torch.cat([head.all_logits(v.rows(q[i:i+16]), v.rows(g)) for i in range(0, len(q), 16)])))
+    return out, head.n_source
 
 
 def main():
@@ -47,7 +46,8 @@ def main():
     done = {(r['encoder'], r['protocol'], r['seed']) for r in csv.DictReader(open(a.out))}
     for protocol in a.protocols:
         for seed in [s for s in a.seeds if (a.arch, protocol, str(s)) not in done]:
-            out = measured(Protocol(protocol, [label_func(f) for f in pets()], seed), getattr(models, a.arch), a.weights)
+            files = pets()
+            out, _ = measured(Protocol(protocol, [label_func(f) for f in files], seed), files, getattr(models, a.arch), a.weights)
             with open(a.out, 'a') as f: f.writelines(f'{a.arch},{protocol},{m},{seed},{k},{v:.5f}\n' for m, o in out.items() for k, v in o.items())
             print(a.arch, protocol, seed, {m: {k: round(float(v), 3) for k, v in o.items()} for m, o in out.items()}, flush=True)
 
