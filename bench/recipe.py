@@ -51,11 +51,11 @@ trials = {
     'apart, 2e-4': ('the same, 2 blocks at 2e-4', {**apart, 'lr_enc': 0.0002}),
     # the trials above let the article's term count in full, too
     'full': ('in full', apart),
-    'half': ('one half: the default', {**apart, 'share': 0.5}),
+    'half': ('one half: as by default', {**apart, 'share': 0.5}),
     'quarter': ('a quarter', {**apart, 'share': 0.25}),
     'nothing': ('nothing: the cosine of the metric term', {**apart, 'share': 0.}),
     # from here on it counts half: what a distillation of the encoder as it was does to known and to new breeds
-    '4e-4': ('4e-4, 12 epochs, none: the default', {**apart, 'share': 0.5}),
+    '4e-4': ('4e-4, 12 epochs, none: the default then', {**apart, 'share': 0.5}),
     '8e-4': ('8e-4, 12 epochs, none', {**apart, 'share': 0.5, 'lr_enc': 8e-4}),
     'distilled 1, 4e-4': ('4e-4, 12 epochs, 1', {**apart, 'share': 0.5, 'distill': 1.}),
     'distilled 0.3, 8e-4': ('8e-4, 12 epochs, 0.3', {**apart, 'share': 0.5, 'distill': 0.3, 'lr_enc': 8e-4}),
@@ -66,14 +66,14 @@ trials = {
     '4e-4, 24 epochs': ('4e-4, 24 epochs, none', {**apart, 'share': 0.5, 'epochs': 24}),
     'distilled 0.3, 24 epochs': ('8e-4, 24 epochs, 0.3', {**apart, 'share': 0.5, 'distill': 0.3, 'lr_enc': 8e-4, 'epochs': 24}),
 }
-trials['2e-4, 24 epochs'] = ('2e-4, 24 epochs, none: the default today', {**apart, 'share': 0.5, 'epochs': 24, 'lr_enc': 2e-4})
+trials['2e-4, 24 epochs'] = ('2e-4, 24 epochs, none: later the default, before mixing', {**apart, 'share': 0.5, 'epochs': 24, 'lr_enc': 2e-4})
 alone = {**apart, 'share': 0.5, 'tail': 0, 'views': 'plain', 'bs': 32, 'epochs': 30}
 trials |= {
     'SupCon, 24 epochs': ('SupCon, 4e-4, 24 epochs', {'loss': 'supcon', 'epochs': 24}),
     'SupCon at 2e-4, 24 epochs': ('SupCon, 2e-4, 24 epochs', {'loss': 'supcon', 'lr_enc': 2e-4, 'epochs': 24}),
     'raw': ('raw features', None),
     'head alone': ('the head alone, 30 epochs', alone),
-    'two networks, 1:1': ('the mean of the logits of the default and of the head alone, each divided by its spread', {**apart, 'share': 0.5, 'beside': alone, 'weight': 1/2}),
+    'two networks, 1:1': ('the mean of the logits of the default then and of the head alone, each divided by its spread', {**apart, 'share': 0.5, 'beside': alone, 'weight': 1/2}),
     'two networks, 2:1': ('the same, the default counting twice', {**apart, 'share': 0.5, 'beside': alone, 'weight': 1/3}),
     'two networks, 24 epochs': ('the mean of 24 epochs at 4e-4 and of the head alone', {**apart, 'share': 0.5, 'epochs': 24, 'beside': alone, 'weight': 1/2}),
 }

@@ -20,7 +20,7 @@ of_imagenet = { # breed -> ImageNet's name for it
     'miniature_pinscher': 'miniature pinscher', 'newfoundland': 'Newfoundland', 'pomeranian': 'Pomeranian', 'pug': 'pug', 'saint_bernard': 'Saint Bernard', 'samoyed': 'Samoyed', 'scottish_terrier': 'Scotch terrier',
     'staffordshire_bull_terrier': 'Staffordshire bullterrier', 'wheaten_terrier': 'soft-coated wheaten terrier', 'yorkshire_terrier': 'Yorkshire terrier',
 }
-which = ('raw features', 'raw features and votes', 'default, 24 epochs', 'default, 24 epochs, mixed', 'SupCon, 24 epochs', 'default, 24 epochs, held', 'default, 24 epochs, kept')
+which = ('raw features', 'raw features and votes', 'default, 24 epochs', 'default, 24 epochs, mixed', 'SupCon, 24 epochs', 'SupCon, 24 epochs, mixed', 'default, 24 epochs, held', 'SupCon, 24 epochs, kept', 'default, 24 epochs, kept')
 
 
 def main():

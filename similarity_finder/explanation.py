@@ -279,12 +279,13 @@ def looks_like(self:Explanation,
     top = v.logit.abs().topk(min(n, len(v.kept))).indices
     t = pd.DataFrame(torch.stack([v.a, v.b, v.logit/self.temperature], 1)[top].numpy(), [names[k] for k in v.kept[top].tolist()], ['query','match','log-odds'])
     rest = [o.sum().item() - o[top].sum().item() for o in (v.a, v.b, v.logit/self.temperature)]
-    if len(top) < len(v.kept): t.loc[f'{len(v.kept)-len(top)} others'] = rest
+    if len(top) < len(v.kept): t.loc[f'all other classes ({len(v.kept)-len(top)})'] = rest
     return t
 
 @patch
 def _words(self:Explanation, n=3, least=0.05):
     "The same in a line: the classes that bring in the most log-odds"
     t = self.looks_like(n)['log-odds'].iloc[:n]
-    t = t[t.abs() >= least]
-    return ('compared with the others, both look like: ' if self.n_others else 'both look like: ') + ', '.join(f'{k} {o:+.1f}' for k,o in t.items()) if len(t) else ''
+    more,less = (', '.join(f'{k} {o:+.1f}' for k,o in t[keep].items()) for keep in (t >= least, t <= -least))
+    parts = [('both look like: ', more)] if not self.n_others else [('both look more like: ', more), ('less like: ', less)]
+    return '; '.join(f'{k}{o}' for k,o in parts if o) + (', than with the others' if self.n_others and (more or less) else '')

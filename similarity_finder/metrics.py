@@ -6,8 +6,7 @@ Docs: https://similarity-finder.github.io/similarity_finder/metrics.html.md"""
 
 # %% auto #0
 __all__ = ['accuracy_at', 'roc_auc', 'equal_error_rate', 'brier_score', 'calibration_error', 'Interval', 'resample', 'bootstrap',
-           'reliability', 'reliability_diagram', 'recall_at_k', 'map_at_r', 'label_weights', 'filter_misses',
-           'none_rate']
+           'reliability', 'reliability_diagram', 'recall_at_k', 'map_at_r', 'filter_misses', 'none_rate']
 
 # %% ../nbs/06_metrics.ipynb #38664670
 from typing import NamedTuple
@@ -313,17 +312,6 @@ def map_at_r(
     w,r,ranks = _weights(weights, len(right)),right.sum(1, keepdims=True),np.arange(1, right.shape[1]+1)
     ap = (right*(right.cumsum(1)/ranks)*(ranks <= r)).sum(1)/np.maximum(r[:,0], 1)
     return _ratio(w @ ap, w @ (r[:,0] > 0))
-
-# %% ../nbs/06_metrics.ipynb #784f738f
-def label_weights(
-    labels, # Q labels
-    weights=None # (Q,) or (B, Q), how often each query counts
-)->np.ndarray: # (Q,) or (B, Q); the sum over each label is one, or zero where none of its queries counts
-    "Weights with which every label counts the same"
-    names,at = np.unique([str(o) for o in labels], return_inverse=True)
-    w = _weights(weights, len(at))
-    total = (w @ np.eye(len(names))[at])[...,at]
-    return np.divide(w, total, out=np.zeros_like(w), where=total > 0)
 
 # %% ../nbs/06_metrics.ipynb #3150906b
 def _list(x): return x.tolist() if hasattr(x, 'tolist') else list(x)

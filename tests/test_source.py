@@ -62,7 +62,7 @@ def test_an_explanation_says_what_both_look_like(files, learners):
     head = finder.slearn.model.head
     why = finder.explain(files[0], files[1])
     t = why.looks_like(4)
-    assert len(t) == 5 and t.index[-1] == '96 others' and set(t.index[:4]) <= set(source_names(1000))
+    assert len(t) == 5 and t.index[-1] == 'all other classes (96)' and set(t.index[:4]) <= set(source_names(1000))
     a, b = (finder.gallery.vectors.e[[finder.gallery.files.index(f)], head.nf:] for f in files[:2])
     assert t['log-odds'].sum() == pytest.approx((head.alpha*(a*b).sum()/head.temperature).item(), rel=1e-4) # all that the votes bring in
     assert (t['log-odds'].iloc[:4].diff().dropna() <= 0).all() and ((0 <= t) & (t <= 1))[['query', 'match']].all(axis=None)
