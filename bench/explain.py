@@ -8,7 +8,7 @@ query is paired with its best match of the same breed, where both have a trimap.
 images of all pairs ('occlusion', 'pixels' and 'expected', which counts from 48 images of the gallery: of some). On --pairs of them: areas under the deletion and insertion curves of P(same), agreement with occlusion, agreement with the map of the network after all its weights were put
 in another order ('scrambled'), and what is missing to the logit ('residual'). Rows to hold the maps against: 'exact, even grid' draws every place in its cell of an even grid, 'mean maximum' counts maxima from their mean on, 'activation' is the length of the encoder's vector at
 each place, which knows nothing of the partner; 'random weights' adds up its channels as chance would have it; 'centre' is a bump in the middle of the image, and 'uniform' the mask's share. Methods 'enlarged' look at images enlarged as 'fine' enlarges them (which is
-'exact, enlarged'); 'fine, mirrored' enlarges them more, and averages with the mirrored images. Seconds are medians for scoring a pair, and for scoring and explaining it, on one of two cores while the other was at work as well. The rows in the file are of the recipe before the present one: fit_head(..., distill=0.2, vote=0.15), all votes by the trained blocks; those of 1280 hidden units of the one before that: distill=0, vote=0.
+'exact, enlarged'); 'fine, mirrored' enlarges them more, and averages with the mirrored images. Seconds are medians for scoring a pair, and for scoring and explaining it, on one of two cores while the other was at work as well.
 """
 import argparse, csv, random, time
 from pathlib import Path
