@@ -24,6 +24,7 @@ def evaluate(
     threshold:Annotated[float, typer.Option(help='Matches with a lower P(same) count as not shown: how often is "none of these" the right answer?', min=0, max=1)]=0.5,
     calibrate:Annotated[bool, typer.Option('--calibrate', help='Fit P(same) to these images, and save it with the finder.')]=False,
     prior:Annotated[float|None, typer.Option(help='With --calibrate: share of same pairs where the percentages will be read (default: as these images and the gallery have it).')]=None,
+    unknown:Annotated[bool, typer.Option('--unknown', help='With --calibrate: count images of labels that the gallery has not, for percentages that are read where such images come as often.')]=False,
     seed:Annotated[int, typer.Option(help='Of everything random: confidence intervals, halves.')]=42,
     picture:Annotated[Path|None, typer.Option(help='Picture to write (default: similarity-finder-evaluation.png, or none with --json).')]=None,
     no_picture:Annotated[bool, typer.Option('--no-picture', help='Draw nothing.')]=False,
@@ -31,7 +32,8 @@ def evaluate(
 ):
     "Measure a finder on labelled images: are same and different told apart, do the percentages hold, is the right image found?"
     with report(as_json) as answer:
-        if prior is not None and not calibrate: raise ValueError('--prior is for --calibrate: add it, or leave --prior out')
+        for option,given in (('--prior', prior is not None), ('--unknown', unknown)):
+            if given and not calibrate: raise ValueError(f'{option} is for --calibrate: add it, or leave {option} out')
         from similarity_finder.finder import SimilarityFinder
         found,files = SimilarityFinder.load(finder),images_of(images)
         args = dict(num_workers=workers, on_error='raise' if strict else 'skip', label_func='same' if labels is None else labeller_of(labels))
@@ -39,16 +41,16 @@ def evaluate(
         answer['json'],answer['text'] = measured.to_dict(),repr(measured)
         where = picture_of(picture, no_picture, as_json, 'similarity-finder-evaluation.png')
         if where is not None: answer['text'] += f'\nPicture: {measured.save(where)}'
-        if calibrate: _calibrate(found, finder, measured.scored, prior, seed, answer)
+        if calibrate: _calibrate(found, finder, measured.scored, prior, seed, unknown, answer)
 
-def _calibrate(found, place, scored, prior, seed, answer):
+def _calibrate(found, place, scored, prior, seed, unknown, answer):
     "Calibrate a finder on scored queries and save it; what else it kept stays"
     from similarity_finder.evaluate import calibrate_head
     from similarity_finder.store import read_description
-    done = calibrate_head(found.gallery.head, scored, prior, seed)
+    done = calibrate_head(found.gallery.head, scored, prior, seed, unknown)
     info = read_description(place)['info']
     number = lambda x: x if x == x else None # JSON has no not-a-number
-    kept = done.calibration._asdict() | dict(error_before=done.before.value, error_after=number(done.after.value), queries=int(scored.known.sum()))
+    kept = done.calibration._asdict() | dict(error_before=done.before.value, error_after=number(done.after.value), queries=len(scored.files) if unknown else int(scored.known.sum()))
     found.save(place, info | dict(calibration=kept))
     answer['json']['calibrated'] = kept
     answer['text'] += f'\nThe table is of the finder as it was. Now {done}\nSaved in {place}'

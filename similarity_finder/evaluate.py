@@ -91,12 +91,14 @@ evaluation_measures = { # name -> what it says
     'brier_score': 'mean squared error of P(same), asked as a search asks',
     'calibration_error': 'P(same) against the share of same pairs, asked as a search asks',
     'calibration_error_half': 'the same where half of the pairs are same',
+    'calibration_error_open': 'calibration_error with the queries whose class is not there: all of their pairs are different',
     'recall@': 'an image of the right class is among the first',
     'map@r': 'the order of all images of the right class',
     'recall@1_by_label': 'the best match is of the right class, every class weighing the same',
     'map@r_by_label': 'the order of all images of the right class, every class weighing the same',
     'best_promised': 'mean P(same) of the best match: compare with recall@1',
     'filter_misses': "the classifier's class hides every right image from predict",
+    'unknown_promised': 'mean P(same) of the best match where the class is not there',
     'wrongly_none': 'no match reaches the threshold though the class is there',
     'rightly_none': 'no match reaches the threshold, and the class is not there',
 }
@@ -155,7 +157,10 @@ def measure_table(
     rows['best_promised'] = boot(_mean, p.max(1))
     if predicted is not None: rows['filter_misses'] = boot(filter_misses, [predicted[i] for i in np.flatnonzero(scored.known)], *pair)
     rows['wrongly_none'] = boot(none_rate, p, threshold=threshold)
-    if not scored.known.all(): rows['rightly_none'] = boot(none_rate, calibration.probability(scored.rows(~scored.known).logits), threshold=threshold)
+    if not scored.known.all():
+        rows['calibration_error_open'] = boot(calibration_error, calibration.probability(scored.logits), scored.labels, scored.gallery_labels)
+        unknown = calibration.probability(scored.rows(~scored.known).logits)
+        rows |= dict(unknown_promised=boot(_mean, unknown.max(1)), rightly_none=boot(none_rate, unknown, threshold=threshold))
     return pd.DataFrame([(*v, _about(k)) for k,v in rows.items()], index=pd.Index(rows, name='measure'), columns=['value','low','high','about'])
 
 # %% ../nbs/05_evaluate.ipynb #7b8fa404
@@ -288,14 +293,15 @@ class Calibrated(NamedTuple):
 
 def calibrate_head(
     head, # a `PairHead`
-    scored:Scored, # queries that it has not learned from; those of labels that the gallery has not are left out
+    scored:Scored, # queries that it has not learned from
     prior:float|None=None, # share of same pairs where the percentages will be read; by default as these have it
     seed:int=42, # of the halves
+    unknown:bool=False, # count the queries of labels that the gallery has not: for percentages that are read where such queries come as often as here
     draws:int=1000 # of queries, for the confidence intervals
 )->Calibrated:
     "Give a head the temperature and the prior that fit scored queries"
-    known = scored.rows(scored.known)
-    if not known.files: raise ValueError(f'none of {len(scored.files)} queries has a label that the gallery has: there are no same pairs to calibrate with')
+    known = scored if unknown else scored.rows(scored.known)
+    if not scored.known.any(): raise ValueError(f'none of {len(scored.files)} queries has a label that the gallery has: there are no same pairs to calibrate with')
     pair = (known.labels, known.gallery_labels)
     error = lambda p: bootstrap(calibration_error, p, *pair, prior=prior, draws=draws, seed=seed)
     new = fit_calibration(known.logits, *pair, prior=prior)

@@ -232,10 +232,11 @@ def calibrate(self:SimilarityFinder,
     prior:float|None=None, # share of same pairs where the percentages will be read; by default as these files and the gallery have it
     label_func='same', # file -> label; by default the gallery's own
     seed:int=42, # of the halves that measure what it brings
+    unknown:bool=False, # count the files of labels that the gallery has not, as in `calibrate_head`
     **kwargs # further arguments of `score_queries`
 )->Calibrated: # with the calibration error before and after; for a change of the prior a `Calibration`
     "Fit P(same) to held-out files, or ask for another prior; `save` keeps it"
-    if files is not None: return calibrate_head(self.gallery.head, score_queries(self.gallery, files, label_func, **kwargs), prior, seed=seed)
+    if files is not None: return calibrate_head(self.gallery.head, score_queries(self.gallery, files, label_func, **kwargs), prior, seed, unknown)
     if prior is None: raise ValueError('calibrate needs files to fit to, or a prior to change to')
     store_calibration(head_calibration(self.gallery.head).at_prior(prior), self.gallery.head)
     return head_calibration(self.gallery.head)
