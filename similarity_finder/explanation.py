@@ -98,7 +98,7 @@ class Explanation:
     def __repr__(self):
         parts = ' '.join(f'{v:+.2f} ({k})' for k,v in self._parts())
         how = f'{self.logit:+.2f}' + (f'/{self.temperature:.2f} (temperature)' if self.temperature != 1 else '') + ''.join(f' {v:+.2f} ({k})' for k,v in self._on())
-        return f'{self.title}; {self.explained} {self.logit:+.2f} = {parts}' + (f'; log-odds {self.log_odds:+.2f} = {how}' if not self.n_others and how != f'{self.logit:+.2f}' else '')
+        return f'{self.title}; {self.explained} {self.logit:+.2f} = {parts}' + (f'; log-odds {self.log_odds:+.2f} = {how}' if not self.n_others and how != f'{self.logit:+.2f}' else '') + (f'; {words}' if self.votes is not None and (words := self._words()) else '')
 
 # %% ../nbs/05_explanation.ipynb #d8961134
 evidence_cmap = ListedColormap(overlay(np.linspace(-1, 1, 255)[None], 1.)[0], 'evidence') # purple against, orange for
