@@ -67,12 +67,19 @@ def new_split(labels, seed, share=1/3):
     return [i for i, l in enumerate(labels) if l not in held], [i for i, l in enumerate(labels) if l in held]
 
 
+def open_split(labels, seed):
+    "New breeds and a quarter of the others' images held out: queries of breeds that the gallery has, and of breeds that it has not"
+    known, new = new_split(labels, seed)
+    train, valid = known_split([labels[i] for i in known], seed)
+    return [known[i] for i in train], [known[i] for i in valid] + new
+
+
 class Protocol:
     "Training images, queries and gallery, as indices"
     def __init__(self, name, labels, seed):
         self.name, self.seed, self.labels = name, seed, np.array(labels)
-        self.train, self.query = (known_split if name == 'known' else new_split)(labels, seed)
-        self.gallery = self.train if name == 'known' else self.query
+        self.train, self.query = dict(known=known_split, new=new_split, open=open_split)[name](labels, seed)
+        self.gallery = self.query if name == 'new' else self.train
         vocab = sorted(set(self.labels[self.train]))
         self.y = torch.tensor([vocab.index(l) if l in vocab else -1 for l in labels])
 
@@ -270,6 +277,7 @@ def train(p, caches, **cfg):
         net.before, c = None, {**c, 'distill': 0.} # there is nothing left to forget
         net.eval()
         net.tail, x = nn.Identity(), torch.stack([features(tail, v) for v in x])
+        rng.seed(p.seed) # the same batches, whether the first training has just run or was read
         fit(x, round(c['again']*c['epochs']), c['lr'])
         net.tail = tail
     seconds = time.process_time()-start
@@ -295,7 +303,8 @@ def train(p, caches, **cfg):
         with torch.no_grad(): return score(q, g)
     info = dict(seconds=seconds, images=c['epochs']*(len(tr)//bs*bs) + (x.shape[0]*x.shape[1] if c['mix'] < 1 else 0), kept=kept)
     if classify:
-        with torch.no_grad(): info['predicted'] = np.array(sorted(set(p.labels[p.train])))[net.head(A.float()).argmax(1).numpy()]
+        with torch.no_grad(): told_by = net.head(A.float()).softmax(1)
+        info |= dict(predicted=np.array(sorted(set(p.labels[p.train])))[told_by.argmax(1).numpy()], sure=told_by.amax(1).numpy())
     return scored, net, info
 
 

@@ -3,7 +3,7 @@
     python bench/votes.py [--archs resnet34 mobilenet_v2 --images 128 --gallery 100000]
 
 'plain': encoder and head as they are without; 'votes': 512 of 1000 classes vote; 'kept': and the encoder's last two blocks run twice, as they are and as they were, as by default. Random weights and images, which do not change the time.
-Seconds to encode an image (batches of 64 tensors in memory) and to score one query with a gallery of random vectors; numbers kept of an image; parameters of encoder and head. Ways take turns; medians.
+Seconds to encode an image (batches of 64 tensors in memory) and to score one query with a gallery of random vectors; numbers kept of an image; numbers in the weights and buffers of encoder and head. Ways take turns; medians.
 """
 import argparse
 import torch, torch.nn.functional as F
@@ -49,7 +49,7 @@ def main():
         scanning = in_turns(ways, 20, before=1)
         for k, o in encoders.items():
             v = o.tensors(x[:2])
-            for what, value in (('encoding an image, s', encoding[k]/a.images), (f'scan of {a.gallery}, s', scanning[k]), ('numbers an image', sum(t.shape[1] for t in v)), ('million parameters', sum(t.numel() for t in o.model.parameters())/1e6)):
+            for what, value in (('encoding an image, s', encoding[k]/a.images), (f'scan of {a.gallery}, s', scanning[k]), ('numbers an image', sum(t.shape[1] for t in v)), ('million numbers in the networks', sum(t.numel() for t in o.model.state_dict().values())/1e6)):
                 rows.append((arch, torch.get_num_threads(), k, what, f'{value:.6g}'))
                 print(*rows[-1], flush=True)
     write_csv(here/'votes.csv', ('arch', 'threads', 'way', 'what', 'value'), rows)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torchvision.models import list_models,resnet34
+from torchvision.models import resnet34
 from fastai.data.block import CategoryBlock,DataBlock,TransformBlock
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import IntToFloatTensor,Normalize,RandomSplitter
@@ -127,6 +127,17 @@ def _timm_source(body, encoder, state):
     if A.ndim != 4 or A.shape[1] != w.shape[1] or not _alike(A.mean((2,3)), pooled): return None
     return w.detach().clone(),w.new_zeros(len(w)) if b is None else b.detach().clone()
 
+def _known_to_timm(arch):
+    "An error that says what there is instead, if timm has no such network"
+    import timm,torchvision.models
+    base,_,tag = arch.partition('.')
+    if not timm.is_model(base):
+        near = difflib.get_close_matches(base, timm.list_models(), 3)
+        other = f'; torchvision has one, which is passed as its function, from torchvision.models import {arch} (on the command line, --arch {arch})' if hasattr(torchvision.models, arch) else f'; it has {", ".join(near)}' if near else ''
+        raise ValueError(f'timm has no network {arch!r}{other}')
+    tags = [o.partition('.')[2] for o in timm.list_pretrained(f'{base}.*')]
+    if tag and tag not in tags: raise ValueError(f'timm has no weights {tag!r} of {base}' + (f'; it has {", ".join(tags[:8])}' if tags else ''))
+
 def create_encoder(
     arch=resnet34, # a torchvision model function (any that gives maps), or the name of a timm model
     pretrained:bool=True, # start from ImageNet weights (fetched on first use)
@@ -137,10 +148,7 @@ def create_encoder(
     fetch,name = pretrained and weights is None, getattr(arch, '__name__', arch)
     if isinstance(arch, str):
         import timm
-        if ':' not in arch and not timm.is_model(arch): # 'hf-hub:...' is looked up elsewhere
-            near = difflib.get_close_matches(arch, timm.list_models(), 3)
-            other = f'; torchvision has one, which is passed as its function, from torchvision.models import {arch}' if arch in list_models() else f'; it has {", ".join(near)}' if near else ''
-            raise ValueError(f'timm has no network {arch!r}{other}')
+        if ':' not in arch and '/' not in arch: _known_to_timm(arch) # others are looked up elsewhere
         model = _pretrained(lambda: timm.create_model(arch, pretrained=fetch, num_classes=0), arch) if fetch else timm.create_model(arch, num_classes=0)
     elif fetch: model = _pretrained(lambda: arch(weights='DEFAULT') if arch in torchvision_models() else arch(pretrained=True), name)
     else: model = arch()

@@ -38,9 +38,14 @@ class Scored(NamedTuple):
     skipped:list # (file, reason) of queries that could not be used
 
     @property
+    def same(self): # (Q, G) of bool
+        "Which pairs have the same label"
+        return np.array(self.labels, dtype=object)[:,None] == np.array(self.gallery_labels, dtype=object)[None]
+
+    @property
     def known(self): # (Q,) of bool
         "Whether the gallery has an image of a query's label, besides itself"
-        return ((np.array(self.labels, dtype=object)[:,None] == np.array(self.gallery_labels, dtype=object)[None]) & (self.logits > -np.inf)).any(1)
+        return (self.same & (self.logits > -np.inf)).any(1)
 
     def rows(self,
         keep # (Q,) of bool
@@ -125,12 +130,13 @@ def label_table(
 )->pd.DataFrame: # a row a label, the hardest first; queries, images: how many; recall@1, map@r; promised: mean P(same) of the best match; missed: queries whose best match is wrong; taken_for: the label that most of those matches have, taken: how many
     "Which labels are found, and what the others are taken for"
     s,rows,groups = scored.rows(scored.known),{},{}
-    first,p,gallery = [s.gallery_labels[i] for i in s.logits.argmax(1)],calibration.probability(s.logits).max(1),np.array(s.gallery_labels, dtype=object)
+    if not s.files: raise ValueError(f'none of {len(scored.files)} queries has a label that the gallery has')
+    first,p = [s.gallery_labels[i] for i in s.logits.argmax(1)],calibration.probability(s.logits).max(1)
     for i,l in enumerate(s.labels): groups.setdefault(l, []).append(i)
     for l in sorted(groups, key=str):
-        at,own = groups[l],gallery == l
-        same,wrong = own[None].repeat(len(at), 0),Counter(first[i] for i in at if first[i] != l)
-        rows[l] = {'queries': len(at), 'images': int(own.sum()), 'recall@1': recall_at_k(s.logits[at], same), 'map@r': map_at_r(s.logits[at], same), 'promised': float(p[at].mean()),
+        at = groups[l]
+        part,wrong = s.rows(np.isin(np.arange(len(p)), at)),Counter(first[i] for i in at if first[i] != l)
+        rows[l] = {'queries': len(at), 'images': int(part.same[0].sum()), 'recall@1': recall_at_k(part.logits, part.same), 'map@r': map_at_r(part.logits, part.same), 'promised': float(p[at].mean()),
                    'missed': wrong.total(), **dict(zip(('taken_for','taken'), wrong.most_common(1)[0] if wrong else ('', 0)))}
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('label').sort_values(['recall@1','map@r'], kind='stable')
 
@@ -144,7 +150,7 @@ def measure_table(
 )->pd.DataFrame: # value, low, high, about; a row a measure
     "All measures with their confidence intervals"
     known = scored.rows(scored.known)
-    pair,p = (known.labels, known.gallery_labels),calibration.probability(known.logits)
+    pair,p = (known.same,),calibration.probability(known.logits)
     half,boot = calibration.at_prior(0.5).probability(known.logits),partial(bootstrap, **kwargs)
     rows = dict(roc_auc=boot(roc_auc, known.logits, *pair), equal_error_rate=boot(equal_error_rate, known.logits, *pair),
                 pair_accuracy=boot(accuracy_at, half, *pair, threshold=0.5), brier_score=boot(brier_score, p, *pair),
@@ -155,10 +161,10 @@ def measure_table(
         each = label_table(known, calibration)
         rows |= {f'{k}_by_label': boot(_mean, each[k].to_numpy()) for k in ('recall@1','map@r')}
     rows['best_promised'] = boot(_mean, p.max(1))
-    if predicted is not None: rows['filter_misses'] = boot(filter_misses, [predicted[i] for i in np.flatnonzero(scored.known)], *pair)
+    if predicted is not None: rows['filter_misses'] = boot(filter_misses, [predicted[i] for i in np.flatnonzero(scored.known)], known.labels, known.gallery_labels)
     rows['wrongly_none'] = boot(none_rate, p, threshold=threshold)
     if not scored.known.all():
-        rows['calibration_error_open'] = boot(calibration_error, calibration.probability(scored.logits), scored.labels, scored.gallery_labels)
+        rows['calibration_error_open'] = boot(calibration_error, calibration.probability(scored.logits), scored.same)
         unknown = calibration.probability(scored.rows(~scored.known).logits)
         rows |= dict(unknown_promised=boot(_mean, unknown.max(1)), rightly_none=boot(none_rate, unknown, threshold=threshold))
     return pd.DataFrame([(*v, _about(k)) for k,v in rows.items()], index=pd.Index(rows, name='measure'), columns=['value','low','high','about'])
@@ -175,7 +181,7 @@ class Evaluation:
     ):
         self.table,self.scored,self.calibration,self.threshold = table,scored,calibration,threshold
         known = scored.rows(scored.known)
-        self.reliability = reliability(calibration.probability(known.logits), known.labels, known.gallery_labels, **kwargs)
+        self.reliability,self._labels = reliability(calibration.probability(known.logits), known.same, **kwargs),label_table(scored, calibration)
 
     def __getitem__(self, measure): return self.table.value[measure]
 
@@ -188,11 +194,11 @@ class Evaluation:
 
     def by_label(self)->pd.DataFrame: # as `label_table` gives it
         "Which labels are found, and what the others are taken for"
-        return label_table(self.scored, self.calibration)
+        return self._labels.copy()
 
     def hardest(self, n:int=3)->str: # nothing where all best matches are right, or there is one label
         "The labels that are found worst, in a line"
-        t = self.by_label()
+        t = self._labels
         hard = t[t.missed > 0].head(n if len(t) > 1 else 0)
         return 'hardest labels: ' + '; '.join(f'{l} (recall@1 {r["recall@1"]:.2f}, {r.taken} of {r.missed} wrong ones taken for {r.taken_for})' for l,r in hard.iterrows()) if len(hard) else ''
 
@@ -202,10 +208,10 @@ class Evaluation:
 
     def to_dict(self)->dict: # of strings, numbers, lists; not-a-number becomes None
         "Everything, for JSON"
-        clean = lambda x: None if isinstance(x, float) and np.isnan(x) else x
+        clean = lambda x: None if isinstance(x, float) and np.isnan(x) else x if isinstance(x, (str,int,float)) else str(x)
         return dict(queries=len(self.scored.files), gallery_images=len(self.scored.gallery_labels), unknown_queries=int((~self.scored.known).sum()), threshold=self.threshold,
                     calibration=self.calibration._asdict(), measures={k: {c: clean(float(r[c])) for c in ('value','low','high')} for k,r in self.table.iterrows()},
-                    reliability=[{k: clean(v) for k,v in r.items()} for r in self.reliability.to_dict('records')], labels=self.by_label().reset_index().to_dict('records'), skipped=[[str(f), r] for f,r in self.scored.skipped])
+                    reliability=[{k: clean(v) for k,v in r.items()} for r in self.reliability.to_dict('records')], labels=[{k: clean(v) for k,v in r.items()} for r in self._labels.reset_index().to_dict('records')], skipped=[[str(f), r] for f,r in self.scored.skipped])
 
 def evaluate(
     gallery:Gallery, # with labels
@@ -296,13 +302,13 @@ def calibrate_head(
     scored:Scored, # queries that it has not learned from
     prior:float|None=None, # share of same pairs where the percentages will be read; by default as these have it
     seed:int=42, # of the halves
-    unknown:bool=False, # count the queries of labels that the gallery has not: for percentages that are read where such queries come as often as here
-    draws:int=1000 # of queries, for the confidence intervals
+    draws:int=1000, # of queries, for the confidence intervals
+    unknown:bool=False # count the queries of labels that the gallery has not: for percentages that are read where such queries come as often as here
 )->Calibrated:
     "Give a head the temperature and the prior that fit scored queries"
     known = scored if unknown else scored.rows(scored.known)
     if not scored.known.any(): raise ValueError(f'none of {len(scored.files)} queries has a label that the gallery has: there are no same pairs to calibrate with')
-    pair = (known.labels, known.gallery_labels)
+    pair = (known.same,)
     error = lambda p: bootstrap(calibration_error, p, *pair, prior=prior, draws=draws, seed=seed)
     new = fit_calibration(known.logits, *pair, prior=prior)
     with warnings.catch_warnings():

@@ -35,6 +35,7 @@ class SourceVotes(NamedTuple):
     logit:torch.Tensor # (n,), what that brings into what is explained
     kept:torch.Tensor # (n,), which classes they are
     n_classes:int # how many there are
+    usual:float=0. # what is taken from the logit of every pair because there are votes; of a difference nothing
 
 class Explanation:
     "Two images and the evidence in them: `show` draws it, `save` writes the picture, `table` gives the numbers; `links`, `show_links` and `show_answer` tell which place answers which; `looks_like`, in what words"
@@ -176,7 +177,7 @@ def _source_votes(head, A, B, C=None):
     a,b,*c = (head.vectors(o) for o in (A, B, *([] if C is None else [C])))
     looks = [head.votes(o, head.novelty(v.e)).mean((0,1)) for o,v in ((A,a), (B,b))]
     logit = head.source_terms(a, b)[0] - (head.source_terms(a.rows([0]*len(C)), c[0]).mean(0) if c else 0)
-    return SourceVotes(*(o.cpu() for o in (*looks, logit, head.source_kept)), len(head.source_weight))
+    return SourceVotes(*(o.cpu() for o in (*looks, logit, head.source_kept)), len(head.source_weight), 0. if c else head.source_shift.item())
 
 def explain_pair(
     encoder:PairEncoder, # a siamese model with its preprocessing
@@ -270,7 +271,7 @@ def show_answer(self:Explanation,
 def looks_like(self:Explanation,
     n:int=5, # how many classes, those that matter most; all others are one row
     names=None # K names of the classes that the encoder was pretrained on; by default from `source_names`
-)->pd.DataFrame: # `query` and `match`: how much each image looks like the class, from 0 to 1; `log-odds`: what that counts in the percentage
+)->pd.DataFrame: # `query` and `match`: how much each image looks like the class, from 0 to 1; `log-odds`: what that counts in the percentage. They add up to what the votes bring in altogether, for which something is taken off for every pair
     "The classes that both images look like, of those that the encoder was pretrained on, and what they bring in"
     v = self.votes
     if v is None: raise ValueError('no source classes vote in this head: its encoder was not pretrained, or votes did not help on the training images')
@@ -280,12 +281,15 @@ def looks_like(self:Explanation,
     t = pd.DataFrame(torch.stack([v.a, v.b, v.logit/self.temperature], 1)[top].numpy(), [names[k] for k in v.kept[top].tolist()], ['query','match','log-odds'])
     rest = [o.sum().item() - o[top].sum().item() for o in (v.a, v.b, v.logit/self.temperature)]
     if len(top) < len(v.kept): t.loc[f'all other classes ({len(v.kept)-len(top)})'] = rest
+    if v.usual: t.loc['taken off for every pair'] = [np.nan, np.nan, -v.usual/self.temperature]
     return t
 
 @patch
-def _words(self:Explanation, n=3, least=0.05):
-    "The same in a line: the classes that bring in the most log-odds"
-    t = self.looks_like(n)['log-odds'].iloc[:n]
-    more,less = (', '.join(f'{k} {o:+.1f}' for k,o in t[keep].items()) for keep in (t >= least, t <= -least))
+def _words(self:Explanation, n=3, least=0.05, share=0.25):
+    "The same in a line: classes that bring in some log-odds, and of which each image has a fair share of the most that it has of any"
+    v,t = self.votes,self.looks_like(n)['log-odds'].iloc[:min(n, len(self.votes.kept))]
+    top = v.logit.abs().topk(len(t)).indices
+    both = (torch.minimum(v.a/v.a.max(), v.b/v.b.max())[top] >= share).numpy()
+    more,less = (', '.join(f'{k} {o:+.1f}' for k,o in t[keep].items()) for keep in ((t >= least) & both, t <= -least))
     parts = [('both look like: ', more)] if not self.n_others else [('both look more like: ', more), ('less like: ', less)]
     return '; '.join(f'{k}{o}' for k,o in parts if o) + (', than with the others' if self.n_others and (more or less) else '')

@@ -236,8 +236,9 @@ def calibrate(self:SimilarityFinder,
     **kwargs # further arguments of `score_queries`
 )->Calibrated: # with the calibration error before and after; for a change of the prior a `Calibration`
     "Fit P(same) to held-out files, or ask for another prior; `save` keeps it"
-    if files is not None: return calibrate_head(self.gallery.head, score_queries(self.gallery, files, label_func, **kwargs), prior, seed, unknown)
+    if files is not None: return calibrate_head(self.gallery.head, score_queries(self.gallery, files, label_func, **kwargs), prior, seed, unknown=unknown)
     if prior is None: raise ValueError('calibrate needs files to fit to, or a prior to change to')
+    if unknown: raise ValueError('unknown=True counts files of labels that the gallery has not: pass files')
     store_calibration(head_calibration(self.gallery.head).at_prior(prior), self.gallery.head)
     return head_calibration(self.gallery.head)
 

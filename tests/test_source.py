@@ -62,10 +62,14 @@ def test_an_explanation_says_what_both_look_like(files, learners):
     head = finder.slearn.model.head
     why = finder.explain(files[0], files[1])
     t = why.looks_like(4)
-    assert len(t) == 5 and t.index[-1] == 'all other classes (96)' and set(t.index[:4]) <= set(source_names(1000))
+    assert len(t) == 6 and list(t.index[-2:]) == ['all other classes (96)', 'taken off for every pair'] and set(t.index[:4]) <= set(source_names(1000))
     a, b = (finder.gallery.vectors.e[[finder.gallery.files.index(f)], head.nf:] for f in files[:2])
-    assert t['log-odds'].sum() == pytest.approx((head.alpha*(a*b).sum()/head.temperature).item(), rel=1e-4) # all that the votes bring in
-    assert (t['log-odds'].iloc[:4].diff().dropna() <= 0).all() and ((0 <= t) & (t <= 1))[['query', 'match']].all(axis=None)
+    assert t['log-odds'].iloc[:-1].sum() == pytest.approx((head.alpha*(a*b).sum()/head.temperature).item(), rel=1e-4) # what votes bring in
+    assert (t['log-odds'].iloc[:4].diff().dropna() <= 0).all() and ((0 <= t) & (t <= 1))[['query', 'match']].iloc[:-1].all(axis=None)
+    silent = copy.deepcopy(finder.slearn.model).eval()
+    silent.head.drop_source()
+    x = finder.encoder.prep(files[:2])
+    with torch.no_grad(): assert t['log-odds'].sum() == pytest.approx((why.logit - silent(x[:1], x[1:]).item())/head.temperature.item(), abs=1e-4) # and all that they change
     other = finder.explain(files[0], files[1], against=files[2])
     assert other.votes.logit.tolist() == pytest.approx((why.votes.logit - finder.explain(files[0], files[2]).votes.logit).tolist(), abs=1e-4)
 
