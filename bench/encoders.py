@@ -44,9 +44,9 @@ def main():
     torch.set_num_threads(1)
     if not a.out.exists(): a.out.write_text('encoder,protocol,method,seed,measure,value\n')
     done = {(r['encoder'], r['protocol'], r['seed']) for r in csv.DictReader(open(a.out))}
+    files = pets()
     for protocol in a.protocols:
         for seed in [s for s in a.seeds if (a.arch, protocol, str(s)) not in done]:
-            files = pets()
             out, _ = measured(Protocol(protocol, [label_func(f) for f in files], seed), files, getattr(models, a.arch), a.weights)
             with open(a.out, 'a') as f: f.writelines(f'{a.arch},{protocol},{m},{seed},{k},{v:.5f}\n' for m, o in out.items() for k, v in o.items())
             print(a.arch, protocol, seed, {m: {k: round(float(v), 3) for k, v in o.items()} for m, o in out.items()}, flush=True)

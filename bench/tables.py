@@ -1,6 +1,5 @@
 "What the pages of the docs that tell of quality share: the measured runs and their names, means with spreads and intervals, and tables in Markdown"
 from pathlib import Path
-import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 

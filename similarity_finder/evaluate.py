@@ -11,7 +11,7 @@ __all__ = ['evaluation_measures', 'Scored', 'score_queries', 'label_table', 'mea
 # %% ../nbs/05_evaluate.ipynb #db7e3e56
 import warnings
 from collections import Counter
-from functools import partial
+from functools import cached_property,partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from .calibrate import Calibration,cross_calibrated,fit_calibration,head_calibra
 from .classifier import Classifier,evaluating
 from .data import LabelError,report_skipped
 from .gallery import Gallery
-from .metrics import (Interval,accuracy_at,bootstrap,brier_score,calibration_error,equal_error_rate,filter_misses,map_at_r,none_rate,
+from .metrics import (Interval,_codes,accuracy_at,bootstrap,brier_score,calibration_error,equal_error_rate,filter_misses,map_at_r,none_rate,
                                        recall_at_k,reliability,reliability_diagram,roc_auc)
 
 # %% ../nbs/05_evaluate.ipynb #3e5b43a7
@@ -39,13 +39,14 @@ class Scored(NamedTuple):
 
     @property
     def same(self): # (Q, G) of bool
-        "Which pairs have the same label"
-        return np.array(self.labels, dtype=object)[:,None] == np.array(self.gallery_labels, dtype=object)[None]
+        "Which pairs have the same label; none with an image without one"
+        q,g = _codes(self.labels, self.gallery_labels)
+        return (q[:,None] == g[None]) & (self.logits > -np.inf)
 
     @property
     def known(self): # (Q,) of bool
         "Whether the gallery has an image of a query's label, besides itself"
-        return (self.same & (self.logits > -np.inf)).any(1)
+        return self.same.any(1)
 
     def rows(self,
         keep # (Q,) of bool
@@ -131,12 +132,12 @@ def label_table(
     "Which labels are found, and what the others are taken for"
     s,rows,groups = scored.rows(scored.known),{},{}
     if not s.files: raise ValueError(f'none of {len(scored.files)} queries has a label that the gallery has')
-    first,p = [s.gallery_labels[i] for i in s.logits.argmax(1)],calibration.probability(s.logits).max(1)
+    first,p,same,gallery = [s.gallery_labels[i] for i in s.logits.argmax(1)],calibration.probability(s.logits).max(1),s.same,Counter(s.gallery_labels)
     for i,l in enumerate(s.labels): groups.setdefault(l, []).append(i)
     for l in sorted(groups, key=str):
         at = groups[l]
-        part,wrong = s.rows(np.isin(np.arange(len(p)), at)),Counter(first[i] for i in at if first[i] != l)
-        rows[l] = {'queries': len(at), 'images': int(part.same[0].sum()), 'recall@1': recall_at_k(part.logits, part.same), 'map@r': map_at_r(part.logits, part.same), 'promised': float(p[at].mean()),
+        wrong = Counter(first[i] for i in at if first[i] != l)
+        rows[l] = {'queries': len(at), 'images': gallery[l], 'recall@1': recall_at_k(s.logits[at], same[at]), 'map@r': map_at_r(s.logits[at], same[at]), 'promised': float(p[at].mean()),
                    'missed': wrong.total(), **dict(zip(('taken_for','taken'), wrong.most_common(1)[0] if wrong else ('', 0)))}
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('label').sort_values(['recall@1','map@r'], kind='stable')
 
@@ -150,7 +151,7 @@ def measure_table(
 )->pd.DataFrame: # value, low, high, about; a row a measure
     "All measures with their confidence intervals"
     known = scored.rows(scored.known)
-    pair,p = (known.same,),calibration.probability(known.logits)
+    pair,p = (known.labels, known.gallery_labels),calibration.probability(known.logits)
     half,boot = calibration.at_prior(0.5).probability(known.logits),partial(bootstrap, **kwargs)
     rows = dict(roc_auc=boot(roc_auc, known.logits, *pair), equal_error_rate=boot(equal_error_rate, known.logits, *pair),
                 pair_accuracy=boot(accuracy_at, half, *pair, threshold=0.5), brier_score=boot(brier_score, p, *pair),
@@ -161,10 +162,10 @@ def measure_table(
         each = label_table(known, calibration)
         rows |= {f'{k}_by_label': boot(_mean, each[k].to_numpy()) for k in ('recall@1','map@r')}
     rows['best_promised'] = boot(_mean, p.max(1))
-    if predicted is not None: rows['filter_misses'] = boot(filter_misses, [predicted[i] for i in np.flatnonzero(scored.known)], known.labels, known.gallery_labels)
+    if predicted is not None: rows['filter_misses'] = boot(filter_misses, [predicted[i] for i in np.flatnonzero(scored.known)], *pair)
     rows['wrongly_none'] = boot(none_rate, p, threshold=threshold)
     if not scored.known.all():
-        rows['calibration_error_open'] = boot(calibration_error, calibration.probability(scored.logits), scored.same)
+        rows['calibration_error_open'] = boot(calibration_error, calibration.probability(scored.logits), scored.labels, scored.gallery_labels)
         unknown = calibration.probability(scored.rows(~scored.known).logits)
         rows |= dict(unknown_promised=boot(_mean, unknown.max(1)), rightly_none=boot(none_rate, unknown, threshold=threshold))
     return pd.DataFrame([(*v, _about(k)) for k,v in rows.items()], index=pd.Index(rows, name='measure'), columns=['value','low','high','about'])
@@ -181,7 +182,7 @@ class Evaluation:
     ):
         self.table,self.scored,self.calibration,self.threshold = table,scored,calibration,threshold
         known = scored.rows(scored.known)
-        self.reliability,self._labels = reliability(calibration.probability(known.logits), known.same, **kwargs),label_table(scored, calibration)
+        self.reliability = reliability(calibration.probability(known.logits), known.labels, known.gallery_labels, **kwargs)
 
     def __getitem__(self, measure): return self.table.value[measure]
 
@@ -191,6 +192,9 @@ class Evaluation:
         s,unknown = self.scored,int((~self.scored.known).sum())
         return (f'{len(s.files)} queries, {len(s.gallery_labels)} gallery images' + (f'; {unknown} queries are of labels that the gallery has not' if unknown else '')
                 + f'; P(same) is for {self.calibration.prior:.1%} same pairs, threshold {self.threshold:.0%}')
+
+    @cached_property
+    def _labels(self): return label_table(self.scored, self.calibration)
 
     def by_label(self)->pd.DataFrame: # as `label_table` gives it
         "Which labels are found, and what the others are taken for"
@@ -308,7 +312,7 @@ def calibrate_head(
     "Give a head the temperature and the prior that fit scored queries"
     known = scored if unknown else scored.rows(scored.known)
     if not scored.known.any(): raise ValueError(f'none of {len(scored.files)} queries has a label that the gallery has: there are no same pairs to calibrate with')
-    pair = (known.same,)
+    pair = (known.labels, known.gallery_labels)
     error = lambda p: bootstrap(calibration_error, p, *pair, prior=prior, draws=draws, seed=seed)
     new = fit_calibration(known.logits, *pair, prior=prior)
     with warnings.catch_warnings():

@@ -172,12 +172,11 @@ def save_figure(
 
 # %% ../nbs/05_explanation.ipynb #7db4554b
 @torch.no_grad()
-def _source_votes(head, A, B, C=None):
-    "`SourceVotes` of one pair of maps, less the mean of the first with each of `C`"
-    a,b,*c = (head.vectors(o) for o in (A, B, *([] if C is None else [C])))
+def _source_votes(head, A, B, a, b, c=None):
+    "`SourceVotes` of the maps of one pair and their vectors, less the mean of the first with each of the vectors `c`"
     looks = [head.votes(o, head.novelty(v.e)).mean((0,1)) for o,v in ((A,a), (B,b))]
-    logit = head.source_terms(a, b)[0] - (head.source_terms(a.rows([0]*len(C)), c[0]).mean(0) if c else 0)
-    return SourceVotes(*(o.cpu() for o in (*looks, logit, head.source_kept)), len(head.source_weight), 0. if c else head.source_shift.item())
+    logit = head.source_terms(a, b)[0] - (0 if c is None else head.source_terms(a.rows([0]*len(c)), c).mean(0))
+    return SourceVotes(*(o.cpu() for o in (*looks, logit, head.source_kept)), len(head.source_weight), head.source_shift.item() if c is None else 0.)
 
 def explain_pair(
     encoder:PairEncoder, # a siamese model with its preprocessing
@@ -197,8 +196,9 @@ def explain_pair(
     maps,head,votes = maps_with(y, B),model.head,None
     if rest: C = encoder_maps(model, torch.cat(rest), y)[0]
     with evaluating(model), torch.no_grad():
-        z = head(A, B)
-        if head.n_source: votes = _source_votes(head, A, B, C if rest else None)
+        a,b = head.vectors(A),head.vectors(B)
+        z = head.pair_logit(a, b)
+        if head.n_source: votes = _source_votes(head, A, B, a, b, head.vectors(C) if rest else None)
     if rest: maps = contrast_maps(maps, maps_with(torch.cat(rest), C))
     shift = place_shift(model.encoder)
     if method in cam_methods: maps = maps.placed(shift)
@@ -287,9 +287,9 @@ def looks_like(self:Explanation,
 @patch
 def _words(self:Explanation, n=3, least=0.05, share=0.25):
     "The same in a line: classes that bring in some log-odds, and of which each image has a fair share of the most that it has of any"
-    v,t = self.votes,self.looks_like(n)['log-odds'].iloc[:min(n, len(self.votes.kept))]
-    top = v.logit.abs().topk(len(t)).indices
-    both = (torch.minimum(v.a/v.a.max(), v.b/v.b.max())[top] >= share).numpy()
+    v,t = self.votes,self.looks_like(n)[:min(n, len(self.votes.kept))]
+    both = (t['query'] >= share*v.a.max().item()) & (t['match'] >= share*v.b.max().item())
+    t = t['log-odds']
     more,less = (', '.join(f'{k} {o:+.1f}' for k,o in t[keep].items()) for keep in ((t >= least) & both, t <= -least))
     parts = [('both look like: ', more)] if not self.n_others else [('both look more like: ', more), ('less like: ', less)]
     return '; '.join(f'{k}{o}' for k,o in parts if o) + (', than with the others' if self.n_others and (more or less) else '')

@@ -20,6 +20,13 @@ def _array(x):
     "Anything with numbers or labels as an array, tensors on a GPU included"
     return x.detach().cpu().double().numpy() if hasattr(x, 'detach') else np.asarray(x)
 
+def _list(x): return x.tolist() if hasattr(x, 'tolist') else list(x)
+
+def _codes(*labels):
+    "Lists of labels of any kind as whole numbers, the same for labels that are equal"
+    code = {}
+    return [np.array([code.setdefault(o.item() if hasattr(o, 'item') else o, len(code)) for o in _list(l)], dtype=int) for l in labels]
+
 def _rows(scores, labels, gallery_labels=None):
     "Scores (Q, G), which pairs are of one class, and which count; given pairs are queries with one image each"
     scores = _array(scores).astype(np.float64)
@@ -27,7 +34,7 @@ def _rows(scores, labels, gallery_labels=None):
         same = _array(labels).astype(bool)
         if same.shape != scores.shape: raise ValueError(f'the truth of each pair is needed: scores are of shape {scores.shape}, truths of {same.shape}')
     else:
-        q,g = _array(labels),_array(gallery_labels)
+        q,g = _codes(labels, gallery_labels)
         if scores.shape != (len(q), len(g)): raise ValueError(f'{len(q)} queries and {len(g)} gallery images need scores of that shape, got {scores.shape}')
         same = q[:,None] == g[None]
     if np.isnan(scores).any(): raise ValueError(f'{np.isnan(scores).sum()} of {scores.size} scores are not numbers (NaN): minus infinity leaves a pair out')
@@ -314,8 +321,6 @@ def map_at_r(
     return _ratio(w @ ap, w @ (r[:,0] > 0))
 
 # %% ../nbs/06_metrics.ipynb #3150906b
-def _list(x): return x.tolist() if hasattr(x, 'tolist') else list(x)
-
 def filter_misses(
     allowed, # for each of Q queries the class that is looked at, or a collection of classes
     query_labels, # Q labels
