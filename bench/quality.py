@@ -51,8 +51,9 @@ methods |= {f'{name}, 24 epochs{at}': dict(methods[name], epochs=24, **({'lr_enc
 # the last blocks go back part of the way that they came: weights between those before and after the training
 methods |= {f'{name}, 24 epochs, mixed': dict(methods[f'{name}, 24 epochs'], mix=0.65) for name in ('default', 'SupCon')}
 # held to what the encoder told of the classes that it was pretrained on, which then vote
-methods |= {f'{name}, 24 epochs, held 0.2': dict(methods[f'{name}, 24 epochs'], lr_enc=8e-4, lwf=0.2, vote=0.15) for name in ('default', 'SupCon')}
-methods |= {f'{name}, 24 epochs, kept': dict(methods[f'{name}, 24 epochs, held 0.2'], lwf=0.1, mix=0.8, vote=(0.1, 0.3), own=False) for name in ('default', 'SupCon')} # on what is new the blocks as they were vote, and weigh more
+methods |= {f'{name}, 24 epochs, held 0.2': dict(methods[f'{name}, 24 epochs'], lr_enc=8e-4, lwf=0.2, vote=0.15) for name in ('default', 'SupCon', 'MultiSimilarity')}
+methods |= {f'{name}, 24 epochs, kept': dict(methods[f'{name}, 24 epochs, held 0.2'], lwf=0.1, mix=0.8, vote=(0.1, 0.3), own=False) for name in ('default', 'SupCon', 'MultiSimilarity')} # on what is new the blocks as they were vote, and weigh more
+methods |= {'default, 72 epochs, kept': dict(methods['default, 24 epochs, kept'], epochs=72)}
 methods |= {'default, 24 epochs, held 0.3': dict(methods['default, 24 epochs, held 0.2'], lwf=0.3), 'default, 24 epochs, held': dict(methods['default, 24 epochs, held 0.2'], mix=0.8), 'raw features and votes': None}
 protocols = ['known', 'new', 'open', 'known, even', 'new, even', 'open, even', 'characters']
 omniglot_methods = {'pixels': None, 'classifier features': 'classifier', 'article': 'sampled', 'SupCon': 'supcon', 'MultiSimilarity': 'ms',

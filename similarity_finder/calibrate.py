@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .metrics import _array,_both,_rows,_weights
+from .metrics import _array,_both,_codes,_rows,_weights
 
 # %% ../nbs/06_calibrate.ipynb #4dea0b07
 def _log_odds(p): return np.log(p) - np.log1p(-p)
@@ -95,14 +95,23 @@ def cross_calibrated(
     labels, # Q labels; or which pairs are the same, (Q, G)
     gallery_labels=None, # G labels
     prior:float|None=None, # as in `fit_calibration`
-    folds:int=2, # parts of the queries, each calibrated with the others
-    seed:int=42 # of who is in which part
+    folds:int=2, # parts of the queries, or of their labels, each calibrated with the others
+    seed:int=42, # of who is in which part
+    by:str='query' # what is parted: 'query', or 'label': then no image of a query's label, of the gallery neither, was in its fit
 )->np.ndarray: # (Q, G), P(same); minus infinity stays
-    "Probabilities of each query from a calibration that has not seen it"
-    n = len(logits)
-    if not 2 <= folds <= n: raise ValueError(f'{n} queries cannot be parted in {folds}')
-    fold,out = np.random.default_rng(seed).permutation(n) % folds,np.empty(np.shape(logits))
-    for k in range(folds): out[fold == k] = fit_calibration(logits, labels, gallery_labels, prior, fold != k).probability(_array(logits)[fold == k])
+    "Probabilities of each query from a calibration that has not seen it, or not its label"
+    if by not in ('query','label'): raise ValueError(f"by is 'query' or 'label', not {by!r}")
+    if by == 'label' and gallery_labels is None: raise ValueError("by='label' needs the labels of the queries and of the gallery, not which pairs are the same")
+    z,same,different = _rows(logits, labels, gallery_labels)
+    of_query,of_gallery = (np.arange(len(z)),None) if by == 'query' else _codes(labels, gallery_labels)
+    n = len(np.unique(of_query)) # codes of labels start with those of the queries
+    if not 2 <= folds <= n: raise ValueError(f'{n} {"queries" if by == "query" else "labels"} cannot be parted in {folds}')
+    if prior is None and by == 'label': prior = same.sum()/(same.sum()+different.sum()) # without a label there is another share
+    part,out = np.random.default_rng(seed).permutation(n) % folds,np.empty(np.shape(logits))
+    for k in range(folds):
+        asked = part[of_query] == k
+        seen = logits if by == 'query' else np.where(np.isin(of_gallery, np.flatnonzero(part == k)), -np.inf, z)
+        out[asked] = fit_calibration(seen, labels, gallery_labels, prior, ~asked).probability(_array(logits)[asked])
     return out
 
 # %% ../nbs/06_calibrate.ipynb #218f9665

@@ -50,7 +50,7 @@ def _calibrate(found, place, scored, prior, seed, unknown, answer):
     done = calibrate_head(found.gallery.head, scored, prior, seed, unknown=unknown)
     info = read_description(place)['info']
     number = lambda x: x if x == x else None # JSON has no not-a-number
-    kept = done.calibration._asdict() | dict(error_before=done.before.value, error_after=number(done.after.value), queries=len(scored.files) if unknown else int(scored.known.sum()), unknown=int((~scored.known).sum()) if unknown else 0)
+    kept = done.calibration._asdict() | dict(error_before=done.before.value, error_after=number(done.after.value), error_other_labels=number(done.other_labels.value), queries=len(scored.files) if unknown else int(scored.known.sum()), unknown=int((~scored.known).sum()) if unknown else 0)
     found.save(place, info | dict(calibration=kept))
     answer['json']['calibrated'] = kept
     answer['text'] += f'\nThe table is of the finder as it was. Now {done}\nSaved in {place}'

@@ -299,7 +299,10 @@ class Calibrated(NamedTuple):
     calibration:Calibration # temperature, shift, prior
     before:Interval # calibration error of what was there before, at the prior that was asked for
     after:Interval # of queries that the calibration has not seen; NaN if they are too few to be halved
-    def __repr__(self): return f'P(same) calibrated for {self.calibration.prior:.1%} same pairs, temperature {self.calibration.temperature:.2f}; calibration error {self.before} before, {self.after} after'
+    other_labels:Interval # of queries whose label it has not seen, an interval over labels; NaN if there are too few labels, or none was left out
+    def __repr__(self):
+        said = f'P(same) calibrated for {self.calibration.prior:.1%} same pairs, temperature {self.calibration.temperature:.2f}; calibration error {self.before} before, {self.after} after'
+        return said if np.isnan(self.other_labels.value) else f'{said}, {self.other_labels} on labels left out of the fit'
 
 def calibrate_head(
     head, # a `PairHead`
@@ -307,19 +310,22 @@ def calibrate_head(
     prior:float|None=None, # share of same pairs where the percentages will be read; by default as these have it
     seed:int=42, # of the halves
     draws:int=1000, # of queries, for the confidence intervals
-    unknown:bool=False # count the queries of labels that the gallery has not: for percentages that are read where such queries come as often as here
+    unknown:bool=False, # count the queries of labels that the gallery has not: for percentages that are read where such queries come as often as here
+    left_out:int=10 # for the error on other labels, parts of the labels that are left out of the fit in turn, at most as many as there are; 0: it is not measured
 )->Calibrated:
     "Give a head the temperature and the prior that fit scored queries"
     known = scored if unknown else scored.rows(scored.known)
     if not scored.known.any(): raise ValueError(f'none of {len(scored.files)} queries has a label that the gallery has: there are no same pairs to calibrate with')
     pair = (known.labels, known.gallery_labels)
-    error = lambda p: bootstrap(calibration_error, p, *pair, prior=prior, draws=draws, seed=seed)
+    error = lambda p,**kwargs: bootstrap(calibration_error, p, *pair, prior=prior, draws=draws, seed=seed, **kwargs)
     new = fit_calibration(known.logits, *pair, prior=prior)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore') # of halves; the fit to all has said what there is to say
-        try: after = error(cross_calibrated(known.logits, *pair, prior=prior, seed=seed))
-        except ValueError: after = Interval(np.nan, np.nan, np.nan)
+    def unseen(folds, by, **kwargs): # the error of what has no part in the fit
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore') # the fit to all has said what there is to say
+            try: return error(cross_calibrated(known.logits, *pair, prior=prior, folds=folds, seed=seed, by=by), **kwargs)
+            except ValueError: return Interval(np.nan, np.nan, np.nan) # too few
+    after,other_labels = unseen(2, 'query'),unseen(min(left_out, len(set(_codes(known.labels)[0].tolist()))), 'label', groups=known.labels)
     old = head_calibration(head)
     before = error((old if prior is None else old.at_prior(prior)).probability(known.logits))
     store_calibration(new, head)
-    return Calibrated(new, before, after)
+    return Calibrated(new, before, after, other_labels)

@@ -223,19 +223,23 @@ def bootstrap(
     draws:int=1000, # how often queries are drawn
     level:float=0.95, # of confidence
     seed:int=42, # of the draws
+    groups=None, # (Q,), what is drawn together, as the labels: for an interval over labels; by default each query alone
     **kwargs # further arguments of `measure`
-)->Interval: # it holds the value; not-a-number for the interval of a single query
+)->Interval: # it holds the value; not-a-number for the interval of a single query, or group
     "A measure with its confidence interval over queries (percentiles; Wilson's interval where all draws agree on 0 or 1)"
     if not 0 < level < 1: raise ValueError(f'level, the confidence, lies between 0 and 1, not {level}')
     if draws < 1: raise ValueError(f'draws, how often queries are drawn, is at least 1, not {draws}')
-    if len(scores) < 2: return Interval(measure(scores, *args, **kwargs), np.nan, np.nan)
+    group = np.arange(len(scores)) if groups is None else _codes(groups)[0]
+    if len(group) != len(scores): raise ValueError(f'groups are of {len(scores)} queries, one each, not of {len(group)}')
+    n = len(set(group.tolist()))
+    if n < 2: return Interval(measure(scores, *args, **kwargs), np.nan, np.nan)
     value,of_bins = measure(scores, *args, **kwargs),measure is calibration_error
-    many = np.concatenate([(_gaps if of_bins else measure)(scores, *args, weights=w, **kwargs) for w in resample(len(scores), draws, seed)])
+    many = np.concatenate([(_gaps if of_bins else measure)(scores, *args, weights=w[:,group], **kwargs) for few in resample(n, draws, seed) for w in np.array_split(few, -(-few.shape[0]*len(group)//2**23))])
     if of_bins: noise,many = np.abs(many - _gaps(scores, *args, **kwargs)).sum(-1),np.abs(many).sum(-1)
     many = many[~np.isnan(many)] # drawn without a pair of one kind
     if not len(many): return Interval(value, np.nan, np.nan)
     low,high = np.quantile(many, [(1-level)/2, (1+level)/2])
-    if low == high == value and value in (0,1): low,high = _wilson(value, len(scores), level)
+    if low == high == value and value in (0,1): low,high = _wilson(value, n, level)
     if of_bins: low = max(0, value - np.nanquantile(noise, (1+level)/2)) # it is at most the true error and the bins' noise (triangle inequality)
     return Interval(value, float(min(low, value)), float(max(high, value)))
 

@@ -88,6 +88,25 @@ def test_cross_calibration_is_honest():
     with pytest.raises(ValueError, match='1 queries cannot be parted'): cross_calibrated(z[:1], same[:1])
 
 
+def test_a_label_left_out_has_no_part_in_its_fit():
+    "Whatever the logits of its images are, as queries and in the gallery, what is asked of it gets the probabilities that the others fit; and for the same share of same pairs"
+    rng = np.random.default_rng(0)
+    q, g = np.repeat(['a', 'b', 'c', 'd'], 5), np.repeat(['b', 'd', 'a', 'c', 'e'], 6) # 'e' asks nothing
+    z = np.where(q[:,None] == g[None], 2, -1) + rng.normal(size=(20, 30))
+    p = cross_calibrated(z, q, g, folds=4, by='label')
+    touched = (q[:,None] == 'a') | (g[None] == 'a')
+    other = np.where(touched, rng.normal(size=z.shape)*9, z)
+    changed = cross_calibrated(other, q, g, folds=4, by='label')
+    share = (q[:,None] == g[None]).mean()
+    for label in 'abcd':
+        rows, without = q == label, fit_calibration(z[np.ix_(q != label, g != label)], q[q != label], g[g != label], prior=share)
+        assert np.allclose(p[rows], without.probability(z[rows]), atol=1e-6)
+        assert np.allclose(changed[rows], without.probability(other[rows]), atol=1e-6) == (label == 'a') # the fits of the others have seen what was changed
+    assert np.allclose(p, cross_calibrated(z, q, g, share, folds=4, by='label')) and (cross_calibrated(np.where(touched, -np.inf, z), q, g, folds=2, by='label') == -np.inf).sum() == touched.sum()
+    with pytest.raises(ValueError, match='4 labels cannot be parted in 5'): cross_calibrated(z, q, g, folds=5, by='label')
+    with pytest.raises(ValueError, match="by='label' needs the labels"): cross_calibrated(z, z > 0, by='label')
+
+
 @pytest.mark.parametrize('per', ['pair', 'query'])
 def test_thresholds_keep_to_the_rate(per):
     rng = np.random.default_rng(0)

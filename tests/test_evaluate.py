@@ -4,12 +4,12 @@ import json
 import numpy as np
 import pytest
 
-from similarity_finder.calibrate import Calibration, head_calibration, store_calibration
+from similarity_finder.calibrate import Calibration, cross_calibrated, head_calibration, store_calibration
 from similarity_finder.data import ImageError, label_func
 from similarity_finder.evaluate import calibrate_head, evaluate, measure_table, score_queries
 from similarity_finder.finder import SimilarityFinder
 from similarity_finder.gallery import Gallery
-from similarity_finder.metrics import calibration_error
+from similarity_finder.metrics import bootstrap, calibration_error
 
 
 @pytest.fixture
@@ -95,6 +95,19 @@ def test_too_few_to_be_halved(parts):
     known = [q for q in queries if label_func(q) in gallery.labels][:1]
     with pytest.warns(UserWarning, match='calibrated with'): done = calibrate_head(gallery.head, score_queries(gallery, known, progress=False), draws=5)
     assert np.isnan(done.after.value) and np.isfinite(done.calibration).all()
+
+
+def test_the_error_on_other_labels(parts):
+    "It is that of the labels left out of the fit in turn, an interval over labels; not measured where there is one label, or on request"
+    gallery, queries, breeds = parts
+    scored = score_queries(gallery, queries, progress=False)
+    known = scored.rows(scored.known)
+    pair = known.labels, known.gallery_labels
+    done = calibrate_head(gallery.head, scored, draws=50)
+    p = cross_calibrated(known.logits, *pair, folds=min(10, len(set(known.labels))), by='label')
+    assert done.other_labels == bootstrap(calibration_error, p, *pair, draws=50, groups=known.labels) and 'on labels left out of the fit' in repr(done)
+    for o in (calibrate_head(gallery.head, scored, draws=2, left_out=0), calibrate_head(gallery.head, scored.rows([l == known.labels[0] for l in scored.labels]), draws=2)):
+        assert np.isnan(o.other_labels.value) and 'left out' not in repr(o)
 
 
 def test_nothing_similar_is_shown_as_that(parts, tmp_path):

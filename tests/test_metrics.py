@@ -122,6 +122,18 @@ def test_the_interval_holds_the_truth():
     assert 0.89 < hits/n < 0.99, hits/n
 
 
+def test_groups_are_drawn_together():
+    "Queries that agree within their group are no more than one query each; a group alone has no interval"
+    right = np.array([[1.], [0.], [1.], [1.], [0.]])
+    def mean(s, weights=None): return float(s[:,0].mean()) if weights is None else weights @ s[:,0]/weights.sum(1)
+    one = m.bootstrap(mean, right, draws=400)
+    many = m.bootstrap(mean, np.repeat(right, 7, 0), draws=400, groups=np.repeat(list('abcde'), 7))
+    assert many == pytest.approx(one)
+    alone = m.bootstrap(m.accuracy_at, np.array([[1., -1.], [1., 1.]]), np.array([[1, 0], [1, 0]]), groups=['a', 'a'])
+    assert alone.value == pytest.approx(0.75) and np.isnan(alone.low)
+    with pytest.raises(ValueError, match='groups are of 2 queries, one each, not of 1'): m.bootstrap(m.accuracy_at, np.array([[1.], [2.]]), np.array([[1], [0]]), groups=['a'])
+
+
 def test_a_bootstrap_without_a_kind_of_pairs():
     "Draws that miss the only query with a same pair say nothing, and are left out"
     got = m.bootstrap(m.roc_auc, np.array([[2., 1.], [0., 1.]]), np.array([[1, 0], [0, 0]]))
