@@ -195,7 +195,7 @@ def sampled_pairs(labels, n, rng):
 
 
 default = dict(loss='pairs', tail=2, views='both', bs=64, k=4, epochs=12, lr=1e-3, lr_enc=4e-4, n_hidden=512, drop=(0.25,0.5), pool='concat', share=0.5, metric=True, symmetric=True, lwf=0., vote=0., own=True, # how much the source classes' probabilities are held, and the shares of their votes, as in `fit_head`; with or without the votes of the blocks as they were on what is new
-               still=True, ema=0., ema_start=0., wd=0.1, ce=0., smooth=0., pct_start=0.25, hard=0., rank=0., rank_e=0., detach=False, apart=False, zero=True, tau=0.1, distill=0.,
+               still=True, ema=0., ema_start=0., wd=0.1, ce=0., smooth=0., pct_start=0.25, hard=0., rank=0., rank_e=0., pairs_e=0., detach=False, apart=False, zero=True, tau=0.1, distill=0.,
                mix=1., again=1/2) # how much of the trained blocks there is in their mean with what they were (1: all of it); then the head learns again, for this share of the epochs
 
 
@@ -249,9 +249,9 @@ def train(p, caches, **cfg):
            smooth_loss(c['smooth'], c['hard'], c['rank'])
     def held(): return c['lwf']*net.moved if c['lwf'] and net.before is not None else 0
     def loss(out, y):
-        if c['rank_e'] or c['distill']: # of the metric term
+        if c['rank_e'] or c['pairs_e'] or c['distill']: # of the metric term
             cosines = net.e @ net.e.T
-            return base(out, y) + (c['rank_e']*contrastive(cosines, y, c['tau']) if c['rank_e'] else 0) + (c['distill']*cosine_distillation(cosines, net.was @ net.was.T) if c['distill'] else 0) + held()
+            return base(out, y) + (c['rank_e']*contrastive(cosines, y, c['tau']) if c['rank_e'] else 0) + (c['pairs_e']*pair(start_e[0]*cosines + start_e[1], y) if c['pairs_e'] else 0) + (c['distill']*cosine_distillation(cosines, net.was @ net.was.T) if c['distill'] else 0) + held()
         if not isinstance(out, tuple): return base(out, y) + held()
         return base(out[0], y) + c['ce']*F.cross_entropy(out[1], y, label_smoothing=0.1)
     cbs = [Average(c['ema'], c['ema_start'])] if c['ema'] else []
@@ -263,6 +263,7 @@ def train(p, caches, **cfg):
         with torch.no_grad():
             i = class_batches(labels, bs, k, random.Random(0))[:bs]
             head.eval(); head.fit_metric(head.vectors(tail.eval()(plain[tr[i]].float())).e, y[i])
+            start_e = head.alpha.item(), head.w.bias.item() # slope and shift of the cosines as they are
     start, key = time.process_time(), hashlib.sha256(json.dumps([p.name, p.seed, {k: v for k, v in cfg.items() if k not in ('share', 'vote', 'own', 'mix', 'again')}], sort_keys=True).encode()).hexdigest()[:12]
     fname = caches.folder/f'net_{p.name}_{p.seed}_{key}.pt' # trained once
     before = copy.deepcopy(tail.state_dict())

@@ -94,10 +94,10 @@ def cross_calibrated(
     logits, # (Q, G); minus infinity leaves a pair out
     labels, # Q labels; or which pairs are the same, (Q, G)
     gallery_labels=None, # G labels
-    prior:float|None=None, # as in `fit_calibration`
+    prior:float|None=None, # share of same pairs where the percentages will be read; by default as in each fit's pairs, by label as in all of these
     folds:int=2, # parts of the queries, or of their labels, each calibrated with the others
     seed:int=42, # of who is in which part
-    by:str='query' # what is parted: 'query', or 'label': then no image of a query's label, of the gallery neither, was in its fit
+    by:str='query' # what is parted: 'query', or 'label': then no image with a query's label, be it in the gallery, is in its fit; that takes three labels
 )->np.ndarray: # (Q, G), P(same); minus infinity stays
     "Probabilities of each query from a calibration that has not seen it, or not its label"
     if by not in ('query','label'): raise ValueError(f"by is 'query' or 'label', not {by!r}")
@@ -108,10 +108,14 @@ def cross_calibrated(
     if not 2 <= folds <= n: raise ValueError(f'{n} {"queries" if by == "query" else "labels"} cannot be parted in {folds}')
     if prior is None and by == 'label': prior = same.sum()/(same.sum()+different.sum()) # without a label there is another share
     part,out = np.random.default_rng(seed).permutation(n) % folds,np.empty(np.shape(logits))
+    if by == 'label': # those that the gallery has are spread over all parts
+        order = np.argsort(np.where(np.isin(np.arange(n), of_gallery), 0, n) + np.random.default_rng(seed).permutation(n))
+        part[order] = np.arange(n) % folds
     for k in range(folds):
         asked = part[of_query] == k
         seen = logits if by == 'query' else np.where(np.isin(of_gallery, np.flatnonzero(part == k)), -np.inf, z)
-        out[asked] = fit_calibration(seen, labels, gallery_labels, prior, ~asked).probability(_array(logits)[asked])
+        try: out[asked] = fit_calibration(seen, labels, gallery_labels, prior, ~asked).probability(_array(logits)[asked])
+        except ValueError as e: raise ValueError(f'without one of {folds} parts of the {"queries" if by == "query" else "labels"}: {e}') from e
     return out
 
 # %% ../nbs/06_calibrate.ipynb #218f9665

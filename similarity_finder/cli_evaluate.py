@@ -25,7 +25,7 @@ def evaluate(
     calibrate:Annotated[bool, typer.Option('--calibrate', help='Fit P(same) to these images, and save it with the finder.')]=False,
     prior:Annotated[float|None, typer.Option(help='With --calibrate: share of same pairs where the percentages will be read (default: as these images and the gallery have it).')]=None,
     unknown:Annotated[bool, typer.Option('--unknown', help='With --calibrate: count images of labels that the gallery has not, for percentages that are read where such images come as often.')]=False,
-    seed:Annotated[int, typer.Option(help='Of everything random: confidence intervals, halves.')]=42,
+    seed:Annotated[int, typer.Option(help='Of everything random: confidence intervals, halves and parts.')]=42,
     picture:Annotated[Path|None, typer.Option(help='Picture to write (default: similarity-finder-evaluation.png, or none with --json).')]=None,
     no_picture:Annotated[bool, typer.Option('--no-picture', help='Draw nothing.')]=False,
     workers:Workers=None, strict:Strict=False, as_json:Json=False,

@@ -299,7 +299,7 @@ class Calibrated(NamedTuple):
     calibration:Calibration # temperature, shift, prior
     before:Interval # calibration error of what was there before, at the prior that was asked for
     after:Interval # of queries that the calibration has not seen; NaN if they are too few to be halved
-    other_labels:Interval # of queries whose label it has not seen, an interval over labels; NaN if there are too few labels, or none was left out
+    other_labels:Interval # of queries whose label it has not seen, though the networks may have; an interval over the labels of queries. NaN if it was not asked for or there are fewer than three
     def __repr__(self):
         said = f'P(same) calibrated for {self.calibration.prior:.1%} same pairs, temperature {self.calibration.temperature:.2f}; calibration error {self.before} before, {self.after} after'
         return said if np.isnan(self.other_labels.value) else f'{said}, {self.other_labels} on labels left out of the fit'
@@ -308,12 +308,13 @@ def calibrate_head(
     head, # a `PairHead`
     scored:Scored, # queries that it has not learned from
     prior:float|None=None, # share of same pairs where the percentages will be read; by default as these have it
-    seed:int=42, # of the halves
-    draws:int=1000, # of queries, for the confidence intervals
+    seed:int=42, # of the parts, and of what is drawn for the intervals
+    draws:int=1000, # of queries, or of their labels, for the confidence intervals
     unknown:bool=False, # count the queries of labels that the gallery has not: for percentages that are read where such queries come as often as here
-    left_out:int=10 # for the error on other labels, parts of the labels that are left out of the fit in turn, at most as many as there are; 0: it is not measured
+    label_folds:int=5 # for the error on other labels, parts of the labels, at most as many as there are, each asked with a fit to the others; 0: it is not measured
 )->Calibrated:
     "Give a head the temperature and the prior that fit scored queries"
+    if label_folds < 0 or label_folds == 1: raise ValueError(f'label_folds, the parts of the labels, is 2 or more, or 0 for none, not {label_folds}')
     known = scored if unknown else scored.rows(scored.known)
     if not scored.known.any(): raise ValueError(f'none of {len(scored.files)} queries has a label that the gallery has: there are no same pairs to calibrate with')
     pair = (known.labels, known.gallery_labels)
@@ -324,7 +325,7 @@ def calibrate_head(
             warnings.simplefilter('ignore') # the fit to all has said what there is to say
             try: return error(cross_calibrated(known.logits, *pair, prior=prior, folds=folds, seed=seed, by=by), **kwargs)
             except ValueError: return Interval(np.nan, np.nan, np.nan) # too few
-    after,other_labels = unseen(2, 'query'),unseen(min(left_out, len(set(_codes(known.labels)[0].tolist()))), 'label', groups=known.labels)
+    after,other_labels = unseen(2, 'query'),unseen(min(label_folds, len(set(_codes(known.labels)[0].tolist()))), 'label', groups=known.labels)
     old = head_calibration(head)
     before = error((old if prior is None else old.at_prior(prior)).probability(known.logits))
     store_calibration(new, head)

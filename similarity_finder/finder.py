@@ -231,12 +231,13 @@ def calibrate(self:SimilarityFinder,
     files=None, # labelled images that no network has learned from; None: change the prior only
     prior:float|None=None, # share of same pairs where the percentages will be read; by default as these files and the gallery have it
     label_func='same', # file -> label; by default the gallery's own
-    seed:int=42, # of the halves that measure what it brings
+    seed:int=42, # of the parts that measure what it brings
     unknown:bool=False, # count the files of labels that the gallery has not, as in `calibrate_head`
+    label_folds:int=5, # parts of the labels that are left out of the fit in turn, to measure the error on other labels; 0: not measured
     **kwargs # further arguments of `score_queries`
-)->Calibrated: # with the calibration error before and after; for a change of the prior a `Calibration`
+)->Calibrated: # with the calibration error before, after, and on labels left out of the fit; for a change of the prior a `Calibration`
     "Fit P(same) to held-out files, or ask for another prior; `save` keeps it"
-    if files is not None: return calibrate_head(self.gallery.head, score_queries(self.gallery, files, label_func, **kwargs), prior, seed, unknown=unknown)
+    if files is not None: return calibrate_head(self.gallery.head, score_queries(self.gallery, files, label_func, **kwargs), prior, seed, unknown=unknown, label_folds=label_folds)
     if prior is None: raise ValueError('calibrate needs files to fit to, or a prior to change to')
     if unknown: raise ValueError('unknown=True counts files of labels that the gallery has not: pass files')
     store_calibration(head_calibration(self.gallery.head).at_prior(prior), self.gallery.head)

@@ -194,7 +194,7 @@ def calibration_error(
 
 # %% ../nbs/06_metrics.ipynb #716d4712
 class Interval(NamedTuple):
-    "A measured value and where it would lie for other queries"
+    "A measured value and where it would lie for other queries, or other groups of them"
     value:float # measured
     low:float # end of the interval
     high:float # the other end
@@ -223,10 +223,10 @@ def bootstrap(
     draws:int=1000, # how often queries are drawn
     level:float=0.95, # of confidence
     seed:int=42, # of the draws
-    groups=None, # (Q,), what is drawn together, as the labels: for an interval over labels; by default each query alone
+    groups=None, # (Q,), queries that are drawn together, as those of a label; what they are compared with stays. By default each alone
     **kwargs # further arguments of `measure`
 )->Interval: # it holds the value; not-a-number for the interval of a single query, or group
-    "A measure with its confidence interval over queries (percentiles; Wilson's interval where all draws agree on 0 or 1)"
+    "A measure with its confidence interval over queries, or groups of them (percentiles; Wilson's interval where all draws agree on 0 or 1)"
     if not 0 < level < 1: raise ValueError(f'level, the confidence, lies between 0 and 1, not {level}')
     if draws < 1: raise ValueError(f'draws, how often queries are drawn, is at least 1, not {draws}')
     group = np.arange(len(scores)) if groups is None else _codes(groups)[0]

@@ -112,7 +112,7 @@ def _measured(finder, files, calibrate, seed, num_workers, progress):
         warnings.simplefilter('always')
         scored = score_queries(finder.gallery, files, num_workers=num_workers, progress=progress)
         out = {name: f(scored.logits, scored.labels, scored.gallery_labels) for name,f in (('recall@1', recall_at_k), ('map@r', map_at_r))}
-        try: done = calibrate_head(finder.gallery.head, scored, seed=seed, draws=1, left_out=0) if calibrate else None
+        try: done = calibrate_head(finder.gallery.head, scored, seed=seed, draws=1, label_folds=0) if calibrate else None
         except ValueError as e: done = warnings.warn(f'not calibrated: {e}')
     if progress and said: print(said[-1].message)
     if done is None: return out

@@ -103,8 +103,21 @@ def test_a_label_left_out_has_no_part_in_its_fit():
         assert np.allclose(p[rows], without.probability(z[rows]), atol=1e-6)
         assert np.allclose(changed[rows], without.probability(other[rows]), atol=1e-6) == (label == 'a') # the fits of the others have seen what was changed
     assert np.allclose(p, cross_calibrated(z, q, g, share, folds=4, by='label')) and (cross_calibrated(np.where(touched, -np.inf, z), q, g, folds=2, by='label') == -np.inf).sum() == touched.sum()
+    names = dict(a='a', b=1, c=(1, 2), d=None, e='1') # labels of any type
+    assert np.allclose(p, cross_calibrated(z, [names[o] for o in q], [names[o] for o in g], folds=4, by='label'))
+    two = np.isin(q, ['a', 'b'])
+    with pytest.raises(ValueError, match='without one of 2 parts of the labels: none of .* is of the different class'): cross_calibrated(z[np.ix_(two, np.isin(g, ['a', 'b']))], q[two], g[np.isin(g, ['a', 'b'])], by='label')
     with pytest.raises(ValueError, match='4 labels cannot be parted in 5'): cross_calibrated(z, q, g, folds=5, by='label')
     with pytest.raises(ValueError, match="by='label' needs the labels"): cross_calibrated(z, z > 0, by='label')
+
+
+@pytest.mark.parametrize('seed', range(10))
+def test_labels_that_the_gallery_has_are_in_all_parts(seed):
+    "Few of many: no fit is without same pairs"
+    rng = np.random.default_rng(seed)
+    q, g = np.r_[np.repeat([0, 1], 4), np.arange(2, 40)], np.repeat([0, 1], 5)
+    z = np.where(q[:,None] == g[None], 1, -1) + rng.normal(size=(len(q), 10))
+    assert np.isfinite(cross_calibrated(z, q, g, by='label', seed=seed)).all()
 
 
 @pytest.mark.parametrize('per', ['pair', 'query'])

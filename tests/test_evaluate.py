@@ -104,10 +104,19 @@ def test_the_error_on_other_labels(parts):
     known = scored.rows(scored.known)
     pair = known.labels, known.gallery_labels
     done = calibrate_head(gallery.head, scored, draws=50)
-    p = cross_calibrated(known.logits, *pair, folds=min(10, len(set(known.labels))), by='label')
+    p = cross_calibrated(known.logits, *pair, folds=min(5, len(set(known.labels))), by='label')
     assert done.other_labels == bootstrap(calibration_error, p, *pair, draws=50, groups=known.labels) and 'on labels left out of the fit' in repr(done)
-    for o in (calibrate_head(gallery.head, scored, draws=2, left_out=0), calibrate_head(gallery.head, scored.rows([l == known.labels[0] for l in scored.labels]), draws=2)):
+    half = calibrate_head(gallery.head, scored, prior=0.5, draws=2)
+    assert half.other_labels.value == calibration_error(cross_calibrated(known.logits, *pair, prior=0.5, folds=5, by='label'), *pair, prior=0.5)
+    counted = calibrate_head(gallery.head, scored, draws=2, unknown=True) # their labels are parted like the others
+    p = cross_calibrated(scored.logits, scored.labels, scored.gallery_labels, folds=5, by='label')
+    assert counted.other_labels.value == calibration_error(p, scored.labels, scored.gallery_labels) and len(scored.labels) > len(known.labels)
+    one, two = (np.isin(scored.labels, sorted(set(known.labels))[:n]) for n in (1, 2))
+    for o in (calibrate_head(gallery.head, scored, draws=2, label_folds=0), calibrate_head(gallery.head, scored.rows(one), draws=2)):
         assert np.isnan(o.other_labels.value) and 'left out' not in repr(o)
+    assert np.isfinite(calibrate_head(gallery.head, scored.rows(two), draws=2).other_labels.value) # the gallery has more labels, to be different from
+    for n in (1, -3):
+        with pytest.raises(ValueError, match=f'2 or more, or 0 for none, not {n}'): calibrate_head(gallery.head, scored, label_folds=n)
 
 
 def test_nothing_similar_is_shown_as_that(parts, tmp_path):
