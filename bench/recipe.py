@@ -113,7 +113,7 @@ trials |= {f'kept, {name}': (f'8e-4, held {c.get("lwf", 0.1)}, weights mixed: 0.
     ('held 0.2', 'by the blocks as they were', {'vote': (0.1, 0.3), 'lwf': 0.2}), ('own votes', 'by the same blocks', {'vote': (0.1, 0.3), 'own': True}))}
 trials |= { # the default with something else in place of its contrastive loss, and with weights that are taken back further
     'kept, cross-entropy': ('the default, cross-entropy of the cosines for the contrastive loss', {**kept, 'vote': (0.1, 0.3), 'rank_e': 0., 'pairs_e': 1.}),
-    'kept, mixed 0.5': ('the default, weights mixed: 0.5', {**kept, 'vote': (0.1, 0.3), 'mix': 0.5})}
+    **{f'kept, mixed {m}': (f'the default, weights mixed: {m}', {**kept, 'vote': (0.1, 0.3), 'mix': m}) for m in (0.5, 0.6, 0.7)}}
 header = ['trial', 'what', 'protocol', 'seed', 'measure', 'value']
 
 
