@@ -250,8 +250,11 @@ def train(p, caches, **cfg):
     def held(): return c['lwf']*net.moved if c['lwf'] and net.before is not None else 0
     def loss(out, y):
         if c['rank_e'] or c['pairs_e'] or c['distill']: # of the metric term
-            cosines = net.e @ net.e.T
-            return base(out, y) + (c['rank_e']*contrastive(cosines, y, c['tau']) if c['rank_e'] else 0) + (c['pairs_e']*pair(start_e[0]*cosines + start_e[1], y) if c['pairs_e'] else 0) + (c['distill']*cosine_distillation(cosines, net.was @ net.was.T) if c['distill'] else 0) + held()
+            cosines, l = net.e @ net.e.T, base(out, y)
+            if c['rank_e']: l = l + c['rank_e']*contrastive(cosines, y, c['tau'])
+            if c['pairs_e']: l = l + c['pairs_e']*pair(start_e[0]*cosines + start_e[1], y)
+            if c['distill']: l = l + c['distill']*cosine_distillation(cosines, net.was @ net.was.T)
+            return l + held()
         if not isinstance(out, tuple): return base(out, y) + held()
         return base(out[0], y) + c['ce']*F.cross_entropy(out[1], y, label_smoothing=0.1)
     cbs = [Average(c['ema'], c['ema_start'])] if c['ema'] else []

@@ -102,20 +102,20 @@ def cross_calibrated(
     "Probabilities of each query from a calibration that has not seen it, or not its label"
     if by not in ('query','label'): raise ValueError(f"by is 'query' or 'label', not {by!r}")
     if by == 'label' and gallery_labels is None: raise ValueError("by='label' needs the labels of the queries and of the gallery, not which pairs are the same")
-    z,same,different = _rows(logits, labels, gallery_labels)
+    z,what = _array(logits),'queries' if by == 'query' else 'labels'
     of_query,of_gallery = (np.arange(len(z)),None) if by == 'query' else _codes(labels, gallery_labels)
     n = len(np.unique(of_query)) # codes of labels start with those of the queries
-    if not 2 <= folds <= n: raise ValueError(f'{n} {"queries" if by == "query" else "labels"} cannot be parted in {folds}')
-    if prior is None and by == 'label': prior = same.sum()/(same.sum()+different.sum()) # without a label there is another share
-    part,out = np.random.default_rng(seed).permutation(n) % folds,np.empty(np.shape(logits))
-    if by == 'label': # those that the gallery has are spread over all parts
-        order = np.argsort(np.where(np.isin(np.arange(n), of_gallery), 0, n) + np.random.default_rng(seed).permutation(n))
-        part[order] = np.arange(n) % folds
+    if not 2 <= folds <= n: raise ValueError(f'{n} {what} cannot be parted in {folds}')
+    rank,out = np.random.default_rng(seed).permutation(n),np.empty(z.shape)
+    if by == 'label':
+        rank = (rank + n*~np.isin(np.arange(n), of_gallery)).argsort().argsort() # those that the gallery has are spread over all parts
+        if prior is None: _,same,different = _rows(z, labels, gallery_labels); prior = same.sum()/(same.sum()+different.sum()) # without a label there is another share
     for k in range(folds):
-        asked = part[of_query] == k
-        seen = logits if by == 'query' else np.where(np.isin(of_gallery, np.flatnonzero(part == k)), -np.inf, z)
-        try: out[asked] = fit_calibration(seen, labels, gallery_labels, prior, ~asked).probability(_array(logits)[asked])
-        except ValueError as e: raise ValueError(f'without one of {folds} parts of the {"queries" if by == "query" else "labels"}: {e}') from e
+        left_out = np.flatnonzero(rank % folds == k)
+        asked = np.isin(of_query, left_out)
+        seen = z if by == 'query' else np.where(np.isin(of_gallery, left_out), -np.inf, z)
+        try: out[asked] = fit_calibration(seen, labels, gallery_labels, prior, ~asked).probability(z[asked])
+        except ValueError as e: raise ValueError(f'without one of {folds} parts of the {what}: {e}') from e
     return out
 
 # %% ../nbs/06_calibrate.ipynb #218f9665

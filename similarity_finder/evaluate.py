@@ -325,7 +325,7 @@ def calibrate_head(
             warnings.simplefilter('ignore') # the fit to all has said what there is to say
             try: return error(cross_calibrated(known.logits, *pair, prior=prior, folds=folds, seed=seed, by=by), **kwargs)
             except ValueError: return Interval(np.nan, np.nan, np.nan) # too few
-    after,other_labels = unseen(2, 'query'),unseen(min(label_folds, len(set(_codes(known.labels)[0].tolist()))), 'label', groups=known.labels)
+    after,other_labels = unseen(2, 'query'),unseen(min(label_folds, len(set(known.labels))), 'label', groups=known.labels)
     old = head_calibration(head)
     before = error((old if prior is None else old.at_prior(prior)).probability(known.logits))
     store_calibration(new, head)
