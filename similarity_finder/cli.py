@@ -33,6 +33,7 @@ def train(
     erase:Annotated[bool, typer.Option('--erase', help='Hide patches of the training images, so that no label rests on one part alone or on what is missing.')]=False,
     fine_tune:Annotated[int, typer.Option(help='Epochs of the whole classifier after those of its head, with pretrained weights.', min=0)]=0,
     valid_pct:Annotated[float, typer.Option(help='Share of the images to hold out and measure with.', min=0.01, max=0.9)]=0.2,
+    expand:Annotated[int, typer.Option(help='Search with so many neighbours of each image: better order, and percentages that depend on the gallery. 0 for none.', min=0)]=0,
     groups:Annotated[str|None, typer.Option(help='Where the group of an image (its patient) comes from, as for --labels: no group is on both sides of the split.')]=None,
     seed:Annotated[int, typer.Option(help='Of everything random.')]=42,
     workers:Workers=None, strict:Strict=False, as_json:Json=False,
@@ -50,7 +51,7 @@ def train(
         from similarity_finder.train import train_finder
         splitter = None if groups is None else GroupSplitter(labeller_of(groups), valid_pct, how, seed)
         finder,held_out,measures = train_finder(files, how, _arch(arch), pretrained and weights is None and arch not in own_archs, weights, size, epochs,
-                                                siamese_epochs, fine_tune, valid_pct, seed=seed, num_workers=workers, on_error='raise' if strict else 'skip', splitter=splitter, blocks=blocks, erase=erase)
+                                                siamese_epochs, fine_tune, valid_pct, seed=seed, num_workers=workers, on_error='raise' if strict else 'skip', splitter=splitter, blocks=blocks, erase=erase, expand=expand)
         finder.save(out, info=dict(measures=measures, seed=seed, size=size))
         shown = held_out[::max(1, len(held_out)//4)][:4]
         pictures = [out/'pictures'/'matches.png', out/'pictures'/'why.png']
@@ -82,11 +83,14 @@ def index(
     "Add images to a finder's gallery, and bring it up to date with its files."
     with report(as_json) as answer:
         from similarity_finder.finder import SimilarityFinder
-        gallery = SimilarityFinder.load(finder).gallery
+        from similarity_finder.store import read_description
+        found = SimilarityFinder.load(finder)
+        gallery = found.gallery
         args = dict(num_workers=workers, on_error='raise' if strict else 'skip')
         if labels is not None: args['label_func'] = None if labels == 'none' else labeller_of(labels)
         if remove_others and not images: raise ValueError('--remove-others needs IMAGES: whatever is not among them is taken out')
         done = gallery.refresh(**args) if not images else gallery.refresh(images_of(images), **args) if remove_others else gallery.add(images_of(images), **args)
+        if gallery.expansion is not None and done.added + done.changed + done.removed: found.save(finder, read_description(finder)['info']) # with the neighbours that there are now
         answer['json'] = dict(images=len(gallery), **(done._asdict() | dict(skipped=[dict(file=f, reason=r) for f,r in done.skipped])))
         answer['text'] = f'{done}. The gallery has {len(gallery)} images.'
 
@@ -110,7 +114,7 @@ def search(
         files = images_of(queries)
         found = SimilarityFinder.load(finder, memory=not on_disk)
         matches = found.search(files, k, labels or None, mass, min_probability=min_probability)
-        answer['json'] = [dict(query=str(m.query), matches=[dict(o._asdict(), file=str(o.file)) for o in m]) for m in matches]
+        answer['json'] = [dict(query=str(m.query), matches=[{k: v for k,v in dict(o._asdict(), file=str(o.file)).items() if k != 'pair' or v is not None} for o in m]) for m in matches]
         answer['text'] = '\n'.join(f'{m.query}\n' + ('\n'.join(f'  {o.probability:7.2%}  {o.label or "":20} {o.file}' for o in m) or f'  {m.none}') for m in matches)
         where = picture_of(picture, no_picture, as_json, 'similarity-finder-matches.png')
         if where is not None:
@@ -163,6 +167,7 @@ def info(finder:Folder, as_json:Json=False):
         about = dict(encoder=d['siamese']['encoder']['arch'], size=d['siamese']['preprocess'].get('size'), hidden_units=d['siamese']['head']['n_hidden'],
                      classes=len(d['classifier']['vocab']) if d['classifier'] else 0, gallery_images=len(rows), gallery_labels=len(set(rows.labels)),
                      vectors=table.meta['dtype'], fingerprint=d['fingerprint'], version=d['version'])
+        if d.get('expansion'): about['neighbours'] = d['expansion']['k']
         measures = d['info'].get('measures', {})
         answer['json'] = about | dict(measures=measures, images_of_label=dict(Counter(str(l) for l in rows.labels)), labels_from=d['labels'])
         answer['text'] = f'Finder in {finder}\n{table_of(about)}' + (f'\nOn held-out images, when it was trained:\n{table_of(measures)}' if measures else '')

@@ -25,6 +25,7 @@ def evaluate(
     calibrate:Annotated[bool, typer.Option('--calibrate', help='Fit P(same) to these images, and save it with the finder.')]=False,
     prior:Annotated[float|None, typer.Option(help='With --calibrate: share of same pairs where the percentages will be read (default: as these images and the gallery have it).')]=None,
     unknown:Annotated[bool, typer.Option('--unknown', help='With --calibrate: count images of labels that the gallery has not, for percentages that are read where such images come as often.')]=False,
+    expand:Annotated[int|None, typer.Option(help='Search with so many neighbours of each image, 0 for none (default: as the finder has it); kept with --calibrate.', min=0)]=None,
     seed:Annotated[int, typer.Option(help='Of everything random: confidence intervals, halves and parts.')]=42,
     picture:Annotated[Path|None, typer.Option(help='Picture to write (default: similarity-finder-evaluation.png, or none with --json).')]=None,
     no_picture:Annotated[bool, typer.Option('--no-picture', help='Draw nothing.')]=False,
@@ -36,6 +37,7 @@ def evaluate(
             if given and not calibrate: raise ValueError(f'{option} is for --calibrate: add it, or leave {option} out')
         from similarity_finder.finder import SimilarityFinder
         found,files = SimilarityFinder.load(finder),images_of(images)
+        if expand is not None: found.expand(expand)
         args = dict(num_workers=workers, on_error='raise' if strict else 'skip', label_func='same' if labels is None else labeller_of(labels))
         measured = found.evaluate(files, threshold=threshold, seed=seed, **args)
         answer['json'],answer['text'] = measured.to_dict(),repr(measured)
@@ -45,9 +47,9 @@ def evaluate(
 
 def _calibrate(found, place, scored, prior, seed, unknown, answer):
     "Calibrate a finder on scored queries and save it; what else it kept stays"
-    from similarity_finder.evaluate import calibrate_head
+    from similarity_finder.evaluate import calibrate_gallery
     from similarity_finder.store import read_description
-    done = calibrate_head(found.gallery.head, scored, prior, seed, unknown=unknown)
+    done = calibrate_gallery(found.gallery, scored, prior, seed, unknown=unknown)
     info = read_description(place)['info']
     number = lambda x: x if x == x else None # JSON has no not-a-number
     kept = done.calibration._asdict() | dict(error_before=done.before.value, error_after=number(done.after.value), error_other_labels=number(done.other_labels.value), queries=len(scored.files) if unknown else int(scored.known.sum()), unknown=int((~scored.known).sum()) if unknown else 0)

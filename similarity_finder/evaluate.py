@@ -6,7 +6,7 @@ Docs: https://similarity-finder.github.io/similarity_finder/evaluate.html.md"""
 
 # %% auto #0
 __all__ = ['evaluation_measures', 'Scored', 'score_queries', 'label_table', 'measure_table', 'Evaluation', 'evaluate',
-           'Calibrated', 'calibrate_head']
+           'Calibrated', 'calibrate_head', 'calibrate_gallery']
 
 # %% ../nbs/05_evaluate.ipynb #db7e3e56
 import warnings
@@ -33,9 +33,10 @@ class Scored(NamedTuple):
     "Labelled queries, compared with a gallery"
     files:list # Q query files
     labels:list # their labels
-    logits:np.ndarray # (Q, G); minus infinity for a query with itself, and for gallery images without a label
+    logits:np.ndarray # (Q, G), what the search goes by; minus infinity for a query with itself, and for gallery images without a label
     gallery_labels:list # G labels
     skipped:list # (file, reason) of queries that could not be used
+    pairs:np.ndarray|None=None # (Q, G), logits of all pairs by themselves, where the search goes by neighbours as well
 
     @property
     def same(self): # (Q, G) of bool
@@ -53,7 +54,16 @@ class Scored(NamedTuple):
     ): # a `Scored`
         "Some of the queries"
         at = np.flatnonzero(keep)
-        return self._replace(files=[self.files[i] for i in at], labels=[self.labels[i] for i in at], logits=self.logits[at])
+        return self._replace(files=[self.files[i] for i in at], labels=[self.labels[i] for i in at], logits=self.logits[at], pairs=None if self.pairs is None else self.pairs[at])
+
+def _searched(gallery, files, pairs):
+    "What a search goes by, from the logits of all pairs (Q, G); minus infinity where there is nothing to compare"
+    own = [gallery.index(f) for f in files]
+    logits = pairs.copy() if gallery.expansion is None else gallery.expansion.logits(gallery, torch.from_numpy(pairs), [-1 if i is None else i for i in own]).numpy()
+    logits[:,[l is None for l in gallery.labels]] = -np.inf
+    for i,j in enumerate(own):
+        if j is not None: logits[i,j] = -np.inf
+    return logits
 
 def score_queries(
     gallery:Gallery, # with labels
@@ -81,13 +91,11 @@ def score_queries(
     report_skipped(skipped, len(files), on_error)
     if done is None or not done.kept: raise ValueError(f'none of {len(files)} files can be used (first: {skipped[0][0]}: {skipped[0][1]})')
     good,labels = [good[i] for i in done.kept],[labels[i] for i in done.kept]
-    logits = gallery.scores(done.vectors).double().numpy()
-    logits[:,[l is None for l in gallery.labels]] = -np.inf
-    inside = [(i, gallery.index(f)) for i,f in enumerate(good) if gallery.index(f) is not None]
-    for i,j in inside: logits[i,j] = -np.inf
-    if inside: warnings.warn(f'{len(inside)} of {len(good)} queries are images of the gallery (first: {good[inside[0][0]].name}). Each is left out of its own matches; but if the '
+    scores,own = gallery.scores(done.vectors).double().numpy(),[gallery.index(f) for f in good]
+    logits,inside = _searched(gallery, good, scores),[i for i in own if i is not None]
+    if inside: warnings.warn(f'{len(inside)} of {len(good)} queries are images of the gallery (first: {gallery.files[inside[0]].name}). Each is left out of its own matches; but if the '
                              'networks have learned from them, the measures flatter', stacklevel=2)
-    return Scored(good, labels, logits, list(gallery.labels), skipped)
+    return Scored(good, labels, logits, list(gallery.labels), skipped, None if gallery.expansion is None else scores)
 
 # %% ../nbs/05_evaluate.ipynb #7c881fbd
 evaluation_measures = { # name -> what it says
@@ -191,7 +199,7 @@ class Evaluation:
         "What was measured, in one line"
         s,unknown = self.scored,int((~self.scored.known).sum())
         return (f'{len(s.files)} queries, {len(s.gallery_labels)} gallery images' + (f'; {unknown} queries are of labels that the gallery has not' if unknown else '')
-                + f'; P(same) is for {self.calibration.prior:.1%} same pairs, threshold {self.threshold:.0%}')
+                + ('; searched with neighbours' if s.pairs is not None else '') + f'; P(same) is for {self.calibration.prior:.1%} same pairs, threshold {self.threshold:.0%}')
 
     @cached_property
     def _labels(self): return label_table(self.scored, self.calibration)
@@ -237,7 +245,7 @@ def evaluate(
     scored = score_queries(gallery, files, label_func, bs, num_workers, progress, on_error)
     if not scored.known.any(): raise ValueError(f'none of {len(scored.files)} queries has a label that the gallery has (first: {scored.labels[0]!r}; the gallery has '
                                                 f'{sorted({str(l) for l in scored.gallery_labels})[:5]} ...): is label_func the right one?')
-    how,calibration = dict(draws=draws, level=level, seed=seed),head_calibration(gallery.head)
+    how,calibration = dict(draws=draws, level=level, seed=seed),gallery.calibration
     predicted = None if classifier is None else _predicted(Classifier.of(classifier), scored.files, bs)
     return Evaluation(measure_table(scored, calibration, predicted, threshold, ks, **how), scored, calibration, threshold, **how)
 
@@ -305,7 +313,7 @@ class Calibrated(NamedTuple):
         return said if np.isnan(self.other_labels.value) else f'{said}, {self.other_labels} on labels left out of the fit'
 
 def calibrate_head(
-    head, # a `PairHead`
+    head, # a `PairHead`, or the `Expansion` of a gallery
     scored:Scored, # queries that it has not learned from
     prior:float|None=None, # share of same pairs where the percentages will be read; by default as these have it
     seed:int=42, # of the parts, and of what is drawn for the intervals
@@ -330,3 +338,16 @@ def calibrate_head(
     before = error((old if prior is None else old.at_prior(prior)).probability(known.logits))
     store_calibration(new, head)
     return Calibrated(new, before, after, other_labels)
+
+def calibrate_gallery(
+    gallery:Gallery, # that the queries were compared with
+    scored:Scored, # from `score_queries`
+    prior:float|None=None, # as in `calibrate_head`
+    seed:int=42, # as in `calibrate_head`
+    **kwargs # further arguments of `calibrate_head`
+)->Calibrated: # of what the search goes by
+    "Calibrate what a gallery's search says; if it goes by neighbours, what is said of pairs by themselves as well"
+    if (scored.pairs is None) != (gallery.expansion is None): raise ValueError('these queries were scored with neighbours and the gallery is searched without, or the other way round: call score_queries again after expand')
+    if scored.pairs is None: return calibrate_head(gallery.head, scored, prior, seed, **kwargs)
+    calibrate_head(gallery.head, scored._replace(logits=np.where(scored.logits > -np.inf, scored.pairs, -np.inf)), prior, seed, **(kwargs | dict(draws=1, label_folds=0)))
+    return calibrate_head(gallery.expansion, scored._replace(logits=_searched(gallery, scored.files, scored.pairs)), prior, seed, **kwargs) # neighbours count by what pairs mean now

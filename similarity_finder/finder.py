@@ -26,7 +26,7 @@ from .classifier import Classifier,class_probabilities
 from .data import ImageError,label_func,open_image
 from .encode import PairEncoder
 from .explanation import Explanation,explain_pair,save_figure
-from .evaluate import Calibrated,Evaluation,calibrate_head,evaluate,score_queries
+from .evaluate import Calibrated,Evaluation,calibrate_gallery,evaluate,score_queries
 from .gallery import Gallery,Match
 from .head import PairVectors
 from .pairs import SiameseImage
@@ -134,7 +134,8 @@ class Matches(list):
         for ax,m in zip(axs[1:], self):
             try: show_image(open_image(m.file), ctx=ax)
             except ImageError as e: ax.text(0.5, 0.5, e.reason, ha='center', va='center', wrap=True, fontsize=7); ax.axis('off') # gone since it was encoded
-            ax.set_title(f'{m.probability:.1%}\n{m.label or m.file.name}', fontsize=7)
+            alone = '' if m.pair is None else f' (pair {m.pair:.1%})'
+            ax.set_title(f'{m.probability:.1%}{alone}\n{m.label or m.file.name}', fontsize=7)
         return axs
     def save(self,
         fname, # picture to write; its extension says which kind
@@ -237,11 +238,12 @@ def calibrate(self:SimilarityFinder,
     **kwargs # further arguments of `score_queries`
 )->Calibrated: # with the calibration error before, after, and on labels left out of the fit; for a change of the prior a `Calibration`
     "Fit P(same) to held-out files, or ask for another prior; `save` keeps it"
-    if files is not None: return calibrate_head(self.gallery.head, score_queries(self.gallery, files, label_func, **kwargs), prior, seed, unknown=unknown, label_folds=label_folds)
+    if files is not None: return calibrate_gallery(self.gallery, score_queries(self.gallery, files, label_func, **kwargs), prior, seed, unknown=unknown, label_folds=label_folds)
     if prior is None: raise ValueError('calibrate needs files to fit to, or a prior to change to')
     if unknown: raise ValueError('unknown=True counts files of labels that the gallery has not: pass files')
-    store_calibration(head_calibration(self.gallery.head).at_prior(prior), self.gallery.head)
-    return head_calibration(self.gallery.head)
+    for o in (self.gallery.head, self.gallery.expansion):
+        if o is not None: store_calibration(head_calibration(o).at_prior(prior), o)
+    return self.gallery.calibration
 
 # %% ../nbs/05_finder.ipynb #a7943bfc
 @patch
@@ -265,8 +267,17 @@ def threshold_at(self:SimilarityFinder,
 )->Threshold: # its score is a P(same), for `search(..., min_probability=)`
     "The lowest P(same) that keeps to a false positive rate"
     scored = score_queries(self.gallery, files, label_func, **kwargs)
-    t = threshold_at(head_calibration(self.gallery.head).probability(scored.logits), scored.labels, scored.gallery_labels, fpr, per)
+    t = threshold_at(self.gallery.calibration.probability(scored.logits), scored.labels, scored.gallery_labels, fpr, per)
     return t._replace(score=min(t.score, float(np.nextafter(1, 2)))) # the next number above 1: no match passes
+
+# %% ../nbs/05_finder.ipynb #1b4f6b49
+@patch
+def expand(self:SimilarityFinder,
+    k:int=3 # neighbours of the query and of each image that count, as in `Gallery.expand`; 0: none, pairs are judged by themselves
+)->SimilarityFinder: # itself
+    "Search with neighbours from now on; `calibrate` fits the percentages anew, and `save` keeps it all"
+    self.gallery.expand(k)
+    return self
 
 # %% ../nbs/05_finder.ipynb #c681c268
 @patch

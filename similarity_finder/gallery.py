@@ -34,6 +34,7 @@ class Match(NamedTuple):
     label:str|None # its label
     logit:float # of P(same)
     probability:float # P(same), between 0 and 1
+    pair:float|None=None # P(same) of the two images by themselves, where the search goes by their neighbours as well
 
 class Gallery:
     "Encoded images that queries are compared with"
@@ -46,6 +47,7 @@ class Gallery:
     ):
         self.encoder,self.label_func,self.table,self.skipped = encoder,label_func,table,list(skipped)
         self.fingerprint = encoder.fingerprint # of the network that made the vectors
+        self.expansion = None # neighbours that searches go by as well; `expand` sets it
         self._set(rows or empty_rows(encoder.head.n_hidden, encoder.head.n_metric))
 
     def _set(self, rows, ids=None):
@@ -58,9 +60,12 @@ class Gallery:
     def __len__(self): return len(self.rows)
     def __repr__(self):
         where = f', in {self.table.uri}' if self.table is not None else ''
-        return f'Gallery of {len(self)} images, {len(self._names)} labels{where}'
+        near = f', searched with {self.expansion.k} neighbours' if self.expansion is not None else ''
+        return f'Gallery of {len(self)} images, {len(self._names)} labels{near}{where}'
     @property
     def head(self): return self.encoder.head
+    @property
+    def calibration(self): return head_calibration(self.expansion or self.head) # how what a search goes by becomes P(same)
     @property
     def labels(self): return self.rows.labels
     @property
@@ -233,18 +238,22 @@ def search(self:Gallery,
         unknown = sorted(labels - set(self._names), key=str)
         if unknown: raise ValueError(f'no images labelled {unknown[0]!r} in the gallery; its labels are {sorted(self._names, key=str)}')
         keep &= torch.isin(self._codes, torch.tensor([self._names[l] for l in labels]))
-    keep[[i for i in map(self.index, exclude) if i is not None]] = False
+    out_of_play = torch.zeros(len(self), dtype=torch.bool)
+    out_of_play[[i for i in map(self.index, exclude) if i is not None]] = True
+    keep &= ~out_of_play
     one = _is_one(query)
     queries = query if isinstance(query, PairVectors) else [query] if one else list(query)
     itself = [None]*len(query) if isinstance(query, PairVectors) else [self.index(q) for q in queries]
     out,step = [],max(1, 2**24//max(1, len(self))) # queries at a time, for 64 MiB of logits
     for at in range(0, len(queries), step):
         vectors = query.rows(slice(at, at+step)) if isinstance(query, PairVectors) else PairVectors(*(torch.cat(o) for o in zip(*map(self.encode, queries[at:at+step]))))
-        for logits,i in zip(self.scores(vectors), itself[at:at+step]): out.append(self._matches(logits, k, keep, i))
+        pairs,own = self.scores(vectors),itself[at:at+step]
+        logits = pairs if self.expansion is None else self.expansion.logits(self, pairs, [-1 if i is None else i for i in own], out_of_play)
+        for z,p,i in zip(logits, pairs, own): out.append(self._matches(z, k, keep, i, p))
     return out[0] if one else out
 
 @patch
-def _matches(self:Gallery, logits, k, keep, itself):
+def _matches(self:Gallery, logits, k, keep, itself, pairs):
     "The best of one query's logits"
     logits = logits.masked_fill(~keep, -torch.inf)
     n = int(keep.sum())
@@ -252,8 +261,9 @@ def _matches(self:Gallery, logits, k, keep, itself):
     if min(k, n) < 1: return []
     idxs = best(logits, min(k, n))
     logits = logits[idxs]
-    p = head_calibration(self.head).probability(logits) # of float64: at float32, logits from 17 on get 1
-    return [Match(Path(self.rows.paths[i]), self.labels[i], z, q) for i,z,q in zip(idxs.tolist(), logits.tolist(), p.tolist())]
+    p = self.calibration.probability(logits) # of float64: at float32, logits from 17 on get 1
+    alone = [None]*len(p) if self.expansion is None else head_calibration(self.head).probability(pairs[idxs]).tolist()
+    return [Match(Path(self.rows.paths[i]), self.labels[i], z, q, o) for i,z,q,o in zip(idxs.tolist(), logits.tolist(), p.tolist(), alone)]
 
 # %% ../nbs/04_gallery.ipynb #e0df5ae4
 @patch

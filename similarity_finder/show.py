@@ -63,7 +63,7 @@ def draw_reasons(
     for row,q in zip(axs, queries):
         m,truth = finder.search(q, k=1)[0],_label(q, label_func)
         why = finder.explain(q, m, method='sharp')
-        for ax,t,title in zip(row, why.tensors, (f'query\n{truth or Path(q).name}', f'{m.probability:.1%} similar\n{m.label or m.file.name}')):
+        for ax,t,title in zip(row, why.tensors, (f'query\n{truth or Path(q).name}', f'{m.probability if m.pair is None else m.pair:.1%} similar\n{m.label or m.file.name}')):
             ax.imshow(t.permute(1,2,0)); ax.axis('off'); ax.set_title(title, fontsize=8)
         if truth not in (None, m.label): row[1].title.set_color('#c1272d')
         show_maps(why.maps, *why.tensors, axs=row[2:])

@@ -17,9 +17,11 @@ from torch import nn
 from fastai.vision.learner import add_head
 
 from . import __version__
+from .calibrate import Calibration,head_calibration,store_calibration
 from .classifier import Classifier,create_encoder,evaluating,own_archs
 from .data import LabelError,PatternLabeller,TableLabeller,parent_label
 from .encode import PairEncoder
+from .expansion import Neighbours
 from .gallery import Gallery
 from .head import PairHead
 from .preprocess import Preprocess
@@ -149,6 +151,28 @@ def torch_image():
     from PIL import Image
     return Image.fromarray(torch.randint(256, (160,200,3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8).numpy())
 
+def _state(gallery): return _digest(json.dumps([gallery.rows.paths, gallery.rows.sizes.tolist(), gallery.rows.mtimes.tolist()]).encode())
+
+def _save_expansion(path, gallery):
+    "The neighbours in a gallery, as it is now, and their calibration"
+    from safetensors.torch import save
+    e = gallery.expansion
+    content = save({k: v.contiguous() for k,v in e.neighbours(gallery)._asdict().items()})
+    sha = _digest(content)
+    fname = f'neighbours-{sha[:12]}.safetensors'
+    if not (path/fname).exists(): _write(path/fname, content)
+    return dict(k=e.k, calibration=head_calibration(e)._asdict(), weights=fname, sha256=sha, of=_state(gallery))
+
+def _load_expansion(path, d, gallery):
+    "Neighbours as they were saved; if the gallery has changed since, the first search looks for them"
+    from safetensors.torch import load
+    gallery.expand(d['k'])
+    store_calibration(Calibration(**d['calibration']), gallery.expansion)
+    if d['of'] != _state(gallery): return
+    try: content = (path/d['weights']).read_bytes()
+    except OSError: return # they can be found again
+    if _digest(content) == d['sha256']: gallery.expansion.keep(gallery, Neighbours(**load(content)))
+
 def save_finder(
     path, # folder; made if it is not there, and a finder in it is replaced
     classifier:Classifier|None, # with a head of fastai's `create_head`
@@ -178,6 +202,7 @@ def save_finder(
     place = path/'gallery'
     if gallery.table is None or Path(gallery.table.uri).resolve() != place.resolve(): gallery.save(place, f'gallery_{gallery.fingerprint[:8]}_{uuid.uuid4().hex[:8]}')
     d['gallery'] = gallery.table.name
+    if gallery.expansion is not None: d['expansion'] = _save_expansion(path, gallery)
     _write(path/'finder.json', json.dumps(d | dict(sha256=_digest(_canonical(d))), indent=1).encode())
     _tidy(path, d)
     return path
@@ -186,8 +211,8 @@ def _canonical(d): return json.dumps({k: v for k,v in d.items() if k != 'sha256'
 
 def _tidy(path, d):
     "Remove what earlier saves have left"
-    keep = {o['weights'] for o in (d['siamese'], d['classifier']) if o}
-    for f in [*path.glob('siamese-*.safetensors'), *path.glob('classifier-*.safetensors'), *path.glob('.*.part')]:
+    keep = {o['weights'] for o in (d['siamese'], d['classifier'], d.get('expansion')) if o}
+    for f in [*path.glob('siamese-*.safetensors'), *path.glob('classifier-*.safetensors'), *path.glob('neighbours-*.safetensors'), *path.glob('.*.part')]:
         if f.name not in keep: f.unlink(missing_ok=True)
     for name in list_galleries(path/'gallery'):
         if name.startswith('gallery_') and name != d['gallery']: drop_gallery(path/'gallery', name)
@@ -219,4 +244,6 @@ def load_finder(
     s,c = d['siamese'],d['classifier']
     pair = PairEncoder(_load_weights(path, s, lambda: _build_siamese(s, encoder)).to(device), Preprocess.from_dict(s['preprocess'], device))
     classifier = c and Classifier(_load_weights(path, c, lambda: _build_classifier(c, encoder)).to(device), c['vocab'], Preprocess.from_dict(c['preprocess'], device))
-    return classifier,Gallery.open(path/'gallery', pair, build_labels(d['labels']), d['gallery'], memory)
+    gallery = Gallery.open(path/'gallery', pair, build_labels(d['labels']), d['gallery'], memory)
+    if d.get('expansion'): _load_expansion(path, d['expansion'], gallery)
+    return classifier,gallery

@@ -23,7 +23,7 @@ from .augment import PatchErasing
 from .classifier import classifier_dls,classifier_learner,convnet,evaluating,patchnet
 from .data import label_func,usable_files
 from .doodle import doodle_home,doodle_label,doodle_pets
-from .evaluate import calibrate_head,score_queries
+from .evaluate import calibrate_gallery,score_queries
 from .finder import SimilarityFinder
 from .metrics import map_at_r,recall_at_k
 from .pairs import siamese_dls
@@ -58,7 +58,8 @@ def train_finder(
     on_error:str='skip', # what to do about files that cannot be used: 'skip' with a report, or 'raise'
     splitter=None, # files -> indices for training, to hold out: `GroupSplitter` keeps a patient's images on one side; by default `valid_pct` of them at random
     blocks:int=2, # with pretrained weights, of the encoder's last blocks, that learn with the head; 0 leaves the encoder as it is
-    erase:bool=False # hide patches of the training images, so that no label rests on one part alone, or on what is missing: better explanations where labels are small parts
+    erase:bool=False, # hide patches of the training images, so that no label rests on one part alone, or on what is missing: better explanations where labels are small parts
+    expand:int=0 # neighbours of each image that searches go by as well, as in `Gallery.expand`; 0: none
 )->Trained:
     "Train a classifier and a siamese network, measure both, and encode the gallery"
     files,labels,_ = usable_files(files, label_func, on_error=on_error, progress=progress)
@@ -81,6 +82,7 @@ def train_finder(
     with _told(clearn, False), _told(slearn, False):
         measures = dict(classifier_accuracy=clearn.validate()[1], pair_auc=slearn.validate()[2])
     finder = SimilarityFinder(clearn, slearn, files[train], label_func, num_workers=num_workers, progress=progress)
+    finder.expand(expand)
     held_out = list(files[valid])
     measures |= _measured(finder, held_out, calibrate, seed, num_workers, progress)
     finder.gallery.add(held_out, num_workers=num_workers, progress=progress)
@@ -112,7 +114,7 @@ def _measured(finder, files, calibrate, seed, num_workers, progress):
         warnings.simplefilter('always')
         scored = score_queries(finder.gallery, files, num_workers=num_workers, progress=progress)
         out = {name: f(scored.logits, scored.labels, scored.gallery_labels) for name,f in (('recall@1', recall_at_k), ('map@r', map_at_r))}
-        try: done = calibrate_head(finder.gallery.head, scored, seed=seed, draws=1, label_folds=0) if calibrate else None
+        try: done = calibrate_gallery(finder.gallery, scored, seed=seed, draws=1, label_folds=0) if calibrate else None
         except ValueError as e: done = warnings.warn(f'not calibrated: {e}')
     if progress and said: print(said[-1].message)
     if done is None: return out
