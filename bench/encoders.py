@@ -4,33 +4,45 @@
 
 Splits as in quality.py; siamese_learner on the training images, its head and the encoder's last two blocks trained for 24 epochs on six augmented views, as `train_finder` does it. Beside it the cosine of the encoder's features before any training.
 """
-import argparse, csv
+import argparse, csv, warnings
 from pathlib import Path
 import torch, torch.nn.functional as F
 from fastai.torch_core import set_seed
 from torchvision import models
 from common import here
 from protocols import Protocol
+from quality import as_logits, with_neighbours
 from similarity_finder.classifier import evaluating
 from similarity_finder.data import label_func, pets
 from similarity_finder.encode import PairEncoder
+from similarity_finder.evaluate import score_queries
+from similarity_finder.expansion import Expansion
+from similarity_finder.gallery import Gallery
 from similarity_finder.pairs import siamese_dls
 from similarity_finder.siamese import siamese_learner
 
 
-def measured(p, files, arch, weights, size=224, views=6, **settings):
-    "Measures of raw features and of the trained network on a protocol, and how many source classes vote"
+def measured(p, files, arch, weights, size=224, views=6, epochs=24, neighbours=False, **settings):
+    "Measures of raw features and of the trained network on a protocol, and how many source classes vote; `neighbours`: and searched with them, a dict more of each"
     dls = siamese_dls(files, splitter=lambda _: (p.train, p.query), size=size, bs=32, seed=p.seed, num_workers=0)
     set_seed(p.seed, reproducible=True)
     learn = siamese_learner(dls, arch, weights=weights, seed=p.seed)
     prep = PairEncoder(learn.model.eval(), dls).prep
     with evaluating(learn.model), torch.no_grad(): raw = F.normalize(torch.cat([learn.model.encoder(prep(files[i:i+32])).mean((2, 3)).cpu() for i in range(0, len(files), 32)]))
-    out = {'raw features': p.measures(p.scores_of(lambda q, g: raw[q] @ raw[g].T))}
-    with learn.no_bar(), learn.no_logging(): learn.fit_head(24, 1e-3, bs=64, blocks=2, views=views, seed=p.seed, **settings)
-    v = PairEncoder(learn.model.eval(), dls).encode(files, num_workers=0, progress=False).vectors
-    head = learn.model.head.cpu()
-    with torch.no_grad(): out['default'] = p.measures(p.scores_of(lambda q, g: torch.cat([head.all_logits(v.rows(q[i:i+16]), v.rows(g)) for i in range(0, len(q), 16)])))
-    return out, head.n_source
+    cosine = lambda q, g: raw[q] @ raw[g].T
+    out = {'raw features': p.measures(p.scores_of(cosine))}
+    if neighbours: out['raw features, expanded'] = p.measures(with_neighbours(p, as_logits(p, cosine)))
+    with learn.no_bar(), learn.no_logging(): learn.fit_head(epochs, 1e-3, bs=64, blocks=2, views=views, seed=p.seed, **settings)
+    gallery = Gallery.from_files([files[i] for i in p.gallery], PairEncoder(learn.model.eval(), dls), num_workers=0, progress=False)
+    def searched():
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore') # new breeds ask among themselves
+            return score_queries(gallery, [files[i] for i in p.query], num_workers=0, progress=False).logits
+    out['default'] = p.measures(searched())
+    if neighbours:
+        gallery.expand(3)
+        out['default, expanded'] = p.measures(searched())
+    return out, gallery.head.n_source
 
 
 def main():

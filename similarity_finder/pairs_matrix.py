@@ -18,7 +18,7 @@ from fastprogress.fastprogress import progress_bar
 
 from .gallery import Gallery
 from .head import PairHead,PairVectors
-from .scan import can_compile,pair_scan,scan_weights
+from .scan import can_compile,scan_weights
 
 # %% ../nbs/08_pairs_matrix.ipynb #bee62c9d
 def log_odds(
@@ -38,14 +38,16 @@ def _hidden(U, V, u, v, w):
 @lru_cache
 def _compiled(): return torch.compile(_hidden, dynamic=True)
 
+def _hidden_row(u, v, U, V, w): return (F.relu(u + V) + F.relu(v + U)) @ (w/2)
+
 @torch.no_grad()
 def _pair_logits(a, b, head, fused):
     "Logits of both orders' mean: (Q, G)"
-    weights = scan_weights(head)._replace(symmetric=True)
-    if not fused: return pair_scan(a, b, weights, fused=False)
-    w,bias,alpha = (o.to(b.v.device) for o in weights[:3])
+    w,bias,alpha = (o.to(b.v.device) for o in scan_weights(head)[:3])
     a,b = (PairVectors(*(o.float() for o in v)) for v in (a, b))
-    z = _compiled()(b.u, b.v, a.u, a.v, w/2) + bias
+    if fused: z = _compiled()(b.u, b.v, a.u, a.v, w/2)
+    else: z = torch.stack([torch.cat([_hidden_row(u, v, U, V, w) for U,V in zip(b.u.split(1024), b.v.split(1024))]) for u,v in zip(a.u, a.v)]) # what is written stays in the processor's cache
+    z += bias
     return z.addmm_(a.e, b.e.T, alpha=alpha.item()) if a.e.shape[1] else z
 
 def pair_block(
