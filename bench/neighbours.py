@@ -4,7 +4,7 @@
     python bench/neighbours.py --time 1000 10000 [--device cuda]
 
 The choice: the default's networks on the splits of the photographs that the recipe was chosen on (seeds 0 to 2; for new breeds 12 to 17 as well), searched with neighbours of both sides, of the gallery's images alone, of the
-query alone, and with percentages that are off: temperature and shift of the logits by which neighbours count. 'images': all photographs, or at most so many of a breed (drawn five times; known breeds: a quarter of them queries).
+query alone, with percentages that are off (temperature and shift of the logits by which neighbours count), and with neighbours that count at most as much as the image itself or a quarter of it, instead of half. 'images': all photographs, or at most so many of a breed (drawn five times; known breeds: a quarter of them queries).
 'raw features': their cosines as logits by a fit to the training images.
 Time: random vectors as mobilenet_v2's finder keeps them; seconds to find the neighbours of all images (once), and of one query with and without them, the ten best included; medians of 5.
 """
@@ -12,6 +12,7 @@ import argparse, csv, time
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from common import here, in_turns, random_encoder, write_csv
+from similarity_finder import expansion
 from similarity_finder.calibrate import Calibration
 from similarity_finder.expansion import Neighbours, augmented, best_neighbours, expanded
 from similarity_finder.gallery import Gallery
@@ -21,11 +22,13 @@ from similarity_finder.table import Rows
 
 fields = ['protocol', 'seed', 'method', 'neighbours', 'images', 'auc', 'recall@1', 'map@r']
 ways = {'none': None, **{f'{k}, both sides': dict(k=k) for k in (1, 2, 3, 5, 10)}, '3, of gallery images': dict(query=False), '3, of the query': dict(gallery=False),
-        **{f'3, both sides, {n}': dict(calibration=c) for n, c in (('temperature 2', Calibration(2.)), ('temperature 1/2', Calibration(0.5)), ('2 higher', Calibration(1., 2.)), ('2 lower', Calibration(1., -2.)))}}
+        **{f'3, both sides, {n}': dict(calibration=c) for n, c in (('temperature 2', Calibration(2.)), ('temperature 1/2', Calibration(0.5)), ('2 higher', Calibration(1., 2.)), ('2 lower', Calibration(1., -2.)))},
+        **{f'3, both sides, weight {n}': dict(most=n) for n in (0.25, 1.)}}
 
 
-def scores(p, score, k=3, query=True, gallery=True, calibration=Calibration()):
+def scores(p, score, k=3, query=True, gallery=True, calibration=Calibration(), most=expansion.most_weight):
     "(Q, G), of a gallery that is searched with neighbours of queries, of its own images, or of both"
+    expansion.most_weight = most
     z, among = (torch.as_tensor(score(o, p.gallery)).double() for o in (p.query, p.gallery))
     near, at = best_neighbours(among, k+1), {o: i for i, o in enumerate(p.gallery)}
     if not gallery: near = Neighbours(near.idxs[:,:0], near.logits[:,:0])
