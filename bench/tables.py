@@ -21,6 +21,10 @@ quality = measured[_drawn | ((measured.dataset == 'third') & measured.method.isi
 fresh = measured[measured.dataset == 'fresh'] # splits that nothing was measured on before the recipe was as it is
 
 
+def _searched_with_neighbours(q): return q[q.method.str.endswith(', expanded')].assign(method=lambda o: o.method.str.removesuffix(', expanded'))
+in_company, fresh_company = _searched_with_neighbours(measured[measured.dataset == 'third']), _searched_with_neighbours(fresh) # the same methods, searched with neighbours
+
+
 def runs(protocol, measure, of=quality):
     "Values of a measure: a row for each run, a column for each method"
     q = of[(of.protocol == protocol) & (of.measure == measure)]
