@@ -56,10 +56,10 @@ class Scored(NamedTuple):
         at = np.flatnonzero(keep)
         return self._replace(files=[self.files[i] for i in at], labels=[self.labels[i] for i in at], logits=self.logits[at], pairs=None if self.pairs is None else self.pairs[at])
 
-def _searched(gallery, files, pairs):
+def _searched(gallery, files, pairs, progress=False):
     "What a search goes by, from the logits of all pairs (Q, G); minus infinity where there is nothing to compare"
     own = [gallery.index(f) for f in files]
-    logits = pairs.copy() if gallery.expansion is None else gallery.expansion.logits(gallery, torch.from_numpy(pairs), [-1 if i is None else i for i in own]).numpy()
+    logits = pairs.copy() if gallery.expansion is None else gallery.expansion.logits(gallery, torch.from_numpy(pairs), [-1 if i is None else i for i in own], progress=progress).numpy()
     logits[:,[l is None for l in gallery.labels]] = -np.inf
     for i,j in enumerate(own):
         if j is not None: logits[i,j] = -np.inf
@@ -92,7 +92,7 @@ def score_queries(
     if done is None or not done.kept: raise ValueError(f'none of {len(files)} files can be used (first: {skipped[0][0]}: {skipped[0][1]})')
     good,labels = [good[i] for i in done.kept],[labels[i] for i in done.kept]
     scores,own = gallery.scores(done.vectors).double().numpy(),[gallery.index(f) for f in good]
-    logits,inside = _searched(gallery, good, scores),[i for i in own if i is not None]
+    logits,inside = _searched(gallery, good, scores, progress),[i for i in own if i is not None]
     if inside: warnings.warn(f'{len(inside)} of {len(good)} queries are images of the gallery (first: {gallery.files[inside[0]].name}). Each is left out of its own matches; but if the '
                              'networks have learned from them, the measures flatter', stacklevel=2)
     return Scored(good, labels, logits, list(gallery.labels), skipped, None if gallery.expansion is None else scores)
@@ -221,7 +221,7 @@ class Evaluation:
     def to_dict(self)->dict: # of strings, numbers, lists; not-a-number becomes None
         "Everything, for JSON"
         clean = lambda x: None if isinstance(x, float) and np.isnan(x) else x if isinstance(x, (str,int,float)) else str(x)
-        return dict(queries=len(self.scored.files), gallery_images=len(self.scored.gallery_labels), unknown_queries=int((~self.scored.known).sum()), threshold=self.threshold,
+        return dict(neighbours=self.scored.pairs is not None, queries=len(self.scored.files), gallery_images=len(self.scored.gallery_labels), unknown_queries=int((~self.scored.known).sum()), threshold=self.threshold,
                     calibration=self.calibration._asdict(), measures={k: {c: clean(float(r[c])) for c in ('value','low','high')} for k,r in self.table.iterrows()},
                     reliability=[{k: clean(v) for k,v in r.items()} for r in self.reliability.to_dict('records')], labels=[{k: clean(v) for k,v in r.items()} for r in self._labels.reset_index().to_dict('records')], skipped=[[str(f), r] for f,r in self.scored.skipped])
 
@@ -322,6 +322,7 @@ def calibrate_head(
     label_folds:int=5 # for the error on other labels, parts of the labels, at most as many as there are, each asked with a fit to the others; 0: it is not measured
 )->Calibrated:
     "Give a head the temperature and the prior that fit scored queries"
+    if scored.pairs is not None and not hasattr(head, 'near'): raise ValueError('these queries were scored with neighbours, and their logits are not those of pairs: calibrate_gallery calibrates both')
     if label_folds < 0 or label_folds == 1: raise ValueError(f'label_folds, the parts of the labels, is 2 or more, or 0 for none, not {label_folds}')
     known = scored if unknown else scored.rows(scored.known)
     if not scored.known.any(): raise ValueError(f'none of {len(scored.files)} queries has a label that the gallery has: there are no same pairs to calibrate with')
@@ -348,6 +349,7 @@ def calibrate_gallery(
 )->Calibrated: # of what the search goes by
     "Calibrate what a gallery's search says; if it goes by neighbours, what is said of pairs by themselves as well"
     if (scored.pairs is None) != (gallery.expansion is None): raise ValueError('these queries were scored with neighbours and the gallery is searched without, or the other way round: call score_queries again after expand')
+    if scored.gallery_labels != list(gallery.labels): raise ValueError('the gallery has changed since these queries were scored: call score_queries again')
     if scored.pairs is None: return calibrate_head(gallery.head, scored, prior, seed, **kwargs)
-    calibrate_head(gallery.head, scored._replace(logits=np.where(scored.logits > -np.inf, scored.pairs, -np.inf)), prior, seed, **(kwargs | dict(draws=1, label_folds=0)))
+    calibrate_head(gallery.head, scored._replace(logits=np.where(scored.logits > -np.inf, scored.pairs, -np.inf), pairs=None), prior, seed, **(kwargs | dict(draws=1, label_folds=0)))
     return calibrate_head(gallery.expansion, scored._replace(logits=_searched(gallery, scored.files, scored.pairs)), prior, seed, **kwargs) # neighbours count by what pairs mean now

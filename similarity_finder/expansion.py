@@ -10,7 +10,8 @@ __all__ = ['most_weight', 'Neighbours', 'neighbour_weights', 'best_neighbours', 
 # %% ../nbs/05_expansion.ipynb #58be85e5
 from typing import NamedTuple
 
-import numpy as np
+from operator import index
+
 import torch
 from fastcore.basics import patch
 
@@ -40,7 +41,7 @@ def best_neighbours(
 )->Neighbours:
     "The neighbours of each image, from the logits of all pairs"
     z = logits.clone().fill_diagonal_(-torch.inf)
-    top = z.topk(min(m, len(z)-1), dim=1)
+    top = z.topk(min(m, max(len(z)-1, 0)), dim=1)
     return Neighbours(top.indices, top.values)
 
 # %% ../nbs/05_expansion.ipynb #e0e2a07e
@@ -49,12 +50,14 @@ def augmented(
     near:Neighbours, # of the gallery; of one more image than k, where queries are in it
     k:int=3, # neighbours that count
     itself=None, # (Q,), the place of each query in the gallery, or -1: it is nobody's neighbour
-    calibration:Calibration=Calibration() # of the network
+    calibration:Calibration=Calibration(), # of the network
+    exclude=None # (N,) of bool: images that are nobody's neighbours
 )->torch.Tensor: # (Q, N)
     "Let the neighbours of each gallery image answer with it (database augmentation)"
     weights,out = neighbour_weights(near.logits, calibration),torch.empty_like(logits)
     for i,z in enumerate(logits):
         use = near.idxs != (-1 if itself is None else itself[i])
+        if exclude is not None: use &= ~exclude[near.idxs]
         w = weights*(use & (use.cumsum(1) <= k))
         out[i] = (z + (w*z[near.idxs]).sum(1))/(1 + w.sum(1))
     return out
@@ -65,11 +68,11 @@ def expanded(
     rows, # a function: (n,) indices of gallery images -> (n, N), their logits with the gallery
     k:int=3, # neighbours that count
     itself=None, # (Q,), the place of each query in the gallery, or -1
-    exclude=None, # (N,) of bool: images that are no neighbours of a query
+    exclude=None, # (N,) of bool: images that are nobody's neighbours
     calibration:Calibration=Calibration() # of the network
 )->torch.Tensor: # (Q, N), the expanded logits
     "Ask for each query with its neighbours, about each gallery image with its own"
-    own,out = [-1]*len(logits) if itself is None else [int(i) for i in itself],augmented(logits, near, k, itself, calibration)
+    own,out = [-1]*len(logits) if itself is None else [int(i) for i in itself],augmented(logits, near, k, itself, calibration, exclude)
     z = logits.clone()
     if exclude is not None: z[:,exclude] = -torch.inf
     for i,o in enumerate(own):
@@ -79,7 +82,7 @@ def expanded(
     asked,weights = rows(found),neighbour_weights(top.values, calibration) # nothing for minus infinity
     for i,o in enumerate(own): # in the neighbours' rows, too, the query is nobody's neighbour
         w = weights[i][:,None]
-        out[i] = (out[i] + (w*augmented(asked[at[i]], near, k, [o]*len(w), calibration)).sum(0))/(1 + w.sum())
+        out[i] = (out[i] + (w*augmented(asked[at[i]], near, k, [o]*len(w), calibration, exclude)).sum(0))/(1 + w.sum())
     return out
 
 # %% ../nbs/05_expansion.ipynb #d237c451
@@ -93,11 +96,10 @@ class Expansion:
         for o in ('temperature','prior_shift','prior'): setattr(self, o, getattr(head, o).detach().float().cpu().clone()) # as a head has them, for `head_calibration`
 
     def neighbours(self,
-        gallery:Gallery, # in memory
+        gallery:Gallery,
         progress:bool=True # show a progress bar, for thousands of images
     )->Neighbours: # k+1 of each image, on the CPU
         "Found once, and again when the gallery has changed"
-        if gallery.vectors is None: raise ValueError('a search with neighbours needs the vectors in memory, and those of this gallery stay on disk: open it with memory=True, or search without neighbours, after expand(0)')
         if self._paths is not gallery.rows.paths: self.keep(gallery, nearest(gallery, self.k+1, progress=progress))
         return self.near
 
@@ -110,10 +112,12 @@ class Expansion:
         gallery:Gallery,
         pairs:torch.Tensor, # (Q, N) logits of the queries with the gallery, from `Gallery.scores`
         itself=None, # (Q,), the place of each query in the gallery, or -1
-        exclude=None # (N,) of bool: images that are no neighbours of a query
+        exclude=None, # (N,) of bool: images that are nobody's neighbours
+        progress:bool=True # show a progress bar where neighbours have to be found, for thousands of images
     )->torch.Tensor: # (Q, N), expanded
         "Expanded logits of queries"
-        near,out,step = self.neighbours(gallery),torch.empty_like(pairs),max(1, 2**22//max(1, len(gallery)))
+        if gallery.vectors is None: raise ValueError('a search with neighbours needs the vectors in memory, and those of this gallery stay on disk: open it with memory=True (without --on-disk), or search without neighbours, after expand(0)')
+        near,out,step = self.neighbours(gallery, progress),torch.empty_like(pairs),max(1, 2**22//max(1, len(gallery)))
         for i in range(0, len(pairs), step):
             s = slice(i, i+step)
             out[s] = expanded(pairs[s], near, lambda n: gallery.scores(gallery.vectors.rows(n.to(gallery.vectors.u.device))), self.k, None if itself is None else itself[s], exclude, head_calibration(gallery.head))
@@ -123,7 +127,9 @@ class Expansion:
 def expand(self:Gallery,
     k:int=3 # neighbours that count, of the query and of each image; 0: none, pairs are judged by themselves
 )->Gallery: # itself
-    "Search with neighbours from now on; the percentages start from those of pairs, and are fitted anew by `calibrate`"
-    if k < 0: raise ValueError(f'k, the number of neighbours, is at least 1, or 0 for none, not {k}')
-    self.expansion = Expansion(k, self.head) if k else None
+    "Search with neighbours from now on; with another k than before, the percentages start from those of pairs, and are fitted anew by `calibrate`"
+    try: n = -1 if isinstance(k, bool) else index(k)
+    except TypeError: n = -1
+    if n < 0: raise ValueError(f'k, the number of neighbours, is a whole number, at least 1, or 0 for none, not {k!r}')
+    if self.expansion is None or self.expansion.k != n: self.expansion = Expansion(n, self.head) if n else None
     return self

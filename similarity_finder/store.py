@@ -63,6 +63,7 @@ def describe_labels(
 )->dict|None: # None: cannot be described
     "Where labels come from"
     if label_func is None: return dict(none=True)
+    if isinstance(label_func, _TableLater): return label_func.d # as it was loaded
     if isinstance(label_func, PatternLabeller): return dict(pattern=label_func.pat.pattern)
     if isinstance(label_func, TableLabeller): return dict(table=str(label_func.table.resolve()), label=label_func.label, file=label_func.file)
     return dict(folder=True) if label_func is parent_label else None
