@@ -57,7 +57,7 @@ methods |= {f'{name}, 24 epochs, kept': dict(methods[f'{name}, 24 epochs, held 0
 methods |= {'default, 72 epochs, kept': dict(methods['default, 24 epochs, kept'], epochs=72)}
 methods |= {'default, 24 epochs, held 0.3': dict(methods['default, 24 epochs, held 0.2'], lwf=0.3), 'default, 24 epochs, held': dict(methods['default, 24 epochs, held 0.2'], mix=0.8), 'raw features and votes': None}
 # trained as before, and searched with the neighbours in the gallery (`with_neighbours`)
-methods |= {f'{name}, expanded': methods[name] for name in ('default, 24 epochs, kept', 'SupCon, 24 epochs, kept', 'MultiSimilarity, 24 epochs, kept', 'raw features', 'raw features and votes')}
+methods |= {f'{name}, expanded': methods[name] for name in ('default, 24 epochs, kept', 'SupCon, 24 epochs, kept', 'MultiSimilarity, 24 epochs, kept', 'SupCon, 24 epochs', 'MultiSimilarity, 24 epochs', 'classifier features, 24 epochs', 'raw features', 'raw features and votes')}
 protocols = ['known', 'new', 'open', 'known, even', 'new, even', 'open, even', 'characters']
 omniglot_methods = {'pixels': None, 'classifier features': 'classifier', 'article': 'sampled', 'SupCon': 'supcon', 'MultiSimilarity': 'ms',
                     'article, all pairs': 'head', 'default': 'ours'}
