@@ -33,7 +33,7 @@ def train(
     erase:Annotated[bool, typer.Option('--erase', help='Hide patches of the training images, so that no label rests on one part alone or on what is missing.')]=False,
     fine_tune:Annotated[int, typer.Option(help='Epochs of the whole classifier after those of its head, with pretrained weights.', min=0)]=0,
     valid_pct:Annotated[float, typer.Option(help='Share of the images to hold out and measure with.', min=0.01, max=0.9)]=0.2,
-    expand:Annotated[int, typer.Option(help='Search with so many neighbours of each image: better order, and percentages that depend on the gallery. 0 for none.', min=0)]=0,
+    expand:Annotated[int, typer.Option(help='Search with so many neighbours of each image, for who wants many images of a kind; percentages then depend on the gallery. 0 for none.', min=0)]=0,
     groups:Annotated[str|None, typer.Option(help='Where the group of an image (its patient) comes from, as for --labels: no group is on both sides of the split.')]=None,
     seed:Annotated[int, typer.Option(help='Of everything random.')]=42,
     workers:Workers=None, strict:Strict=False, as_json:Json=False,

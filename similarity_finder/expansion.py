@@ -8,9 +8,8 @@ Docs: https://similarity-finder.github.io/similarity_finder/expansion.html.md"""
 __all__ = ['most_weight', 'Neighbours', 'neighbour_weights', 'best_neighbours', 'augmented', 'expanded', 'Expansion']
 
 # %% ../nbs/05_expansion.ipynb #58be85e5
-from typing import NamedTuple
-
 from operator import index
+from typing import NamedTuple
 
 import torch
 from fastcore.basics import patch
@@ -72,18 +71,15 @@ def expanded(
     calibration:Calibration=Calibration() # of the network
 )->torch.Tensor: # (Q, N), the expanded logits
     "Ask for each query with its neighbours, about each gallery image with its own"
-    own,out = [-1]*len(logits) if itself is None else [int(i) for i in itself],augmented(logits, near, k, itself, calibration, exclude)
-    z = logits.clone()
+    z,mean = logits.clone(),torch.empty_like(logits)
     if exclude is not None: z[:,exclude] = -torch.inf
-    for i,o in enumerate(own):
+    for i,o in enumerate([] if itself is None else itself):
         if o >= 0: z[i,o] = -torch.inf
     top = z.topk(min(k, z.shape[1]), dim=1)
     found,at = top.indices.unique(return_inverse=True) # each row once
     asked,weights = rows(found),neighbour_weights(top.values, calibration) # nothing for minus infinity
-    for i,o in enumerate(own): # in the neighbours' rows, too, the query is nobody's neighbour
-        w = weights[i][:,None]
-        out[i] = (out[i] + (w*augmented(asked[at[i]], near, k, [o]*len(w), calibration, exclude)).sum(0))/(1 + w.sum())
-    return out
+    for i,w in enumerate(weights): mean[i] = (logits[i] + (w[:,None]*asked[at[i]]).sum(0))/(1 + w.sum())
+    return augmented(mean, near, k, itself, calibration, exclude)
 
 # %% ../nbs/05_expansion.ipynb #d237c451
 class Expansion:

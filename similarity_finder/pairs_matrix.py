@@ -109,16 +109,15 @@ def nearest(
     "The most similar other images of each image, and their logits"
     vectors,n,head = all_vectors(gallery),len(gallery),gallery.head
     if k < 1: raise ValueError(f'k, the number of neighbours, is at least 1, not {k}')
-    k = min(k, n-1)
+    k,idxs,logits = min(k, n-1),[],[]
+    if k < 1: return torch.zeros(n, 0, dtype=torch.long),torch.zeros(n, 0) # nobody has another
     if fused is None: fused = n >= 3000 and can_compile(vectors.v.device)
-    idxs,logits = [torch.zeros(0, max(k, 0), dtype=torch.long)],[torch.zeros(0, max(k, 0))]
-    for s in _blocks(n, memory, 256, progress) if k > 0 else ():
+    for s in _blocks(n, memory, 256, progress):
         block = _pair_logits(vectors.rows(s), vectors, head, fused)
         at = torch.arange(s.start, s.stop, device=block.device)
         block[at-s.start, at] = -torch.inf # not itself
         top = block.topk(k, dim=1)
         idxs.append(top.indices.cpu()); logits.append(top.values.cpu())
-    if k == 0: return torch.zeros(n, 0, dtype=torch.long),torch.zeros(n, 0)
     return torch.cat(idxs),torch.cat(logits)
 
 def pair_neighbours(

@@ -52,7 +52,6 @@ def test_several_at_once():
 
 def test_index_keeps_what_a_finder_knows(tmp_path):
     "Images are added from the command line to a finder whose labels come from a table, and which is searched with neighbours"
-    import shutil
     from typer.testing import CliRunner
     from similarity_finder.classifier import convnet, create_encoder
     from similarity_finder.command import app
