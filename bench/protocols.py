@@ -20,11 +20,11 @@ from similarity_finder.data import label_func, pets
 from similarity_finder.head import PairHead, PairVectors, cat_vectors, off_diagonal, source_votes, summarise
 from similarity_finder.metrics import map_at_r, recall_at_k
 from similarity_finder.pairs import class_batches, siamese_dls
-from similarity_finder.siamese import PairLoss, Views, _helpful, _let_vote, contrastive, distillation
+from similarity_finder.siamese import PairLoss, Views, _helpful, _let_vote, contrastive, distillation, last_blocks
 
 here = Path(__file__).parent
 adamw = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True, eps=1e-5, betas=(0.9, 0.99)) # as fastai's, with less work on a CPU
-depth = 14 # blocks of MobileNetV2 (of 19) that stay as they are: their output, (96, 14, 14), is cached
+deep = 5 # how many of MobileNetV2's 19 blocks are not part of its cached maps, (96, 14, 14); of other encoders it is the 2 that learn
 
 
 def maps_of(dl, blocks):
@@ -37,15 +37,16 @@ def views_of(x, blocks, bs=64):
     with torch.no_grad(): return torch.stack([torch.cat([blocks(o.float()).half() for o in v.split(bs)]) for v in x])
 
 
-def photographs(weights, folder, n_views=6):
-    "Labels, encoder, and cached maps: 'plain' (1, N, 96, 14, 14) and 'aug' (n_views, N, 96, 14, 14), augmented as in training"
+def photographs(weights, folder, n_views=6, arch=mobilenet_v2, size=224):
+    "Labels, encoder, and cached maps: 'plain' (1, N, C, h, w) and 'aug' (n_views, N, C, h, w), augmented as in training"
     files = pets()
-    encoder = create_encoder(mobilenet_v2, weights=weights).eval()
-    fname = Path(folder)/f'maps_{depth}_{n_views}.pt'
+    encoder = create_encoder(arch, weights=weights).eval()
+    n = deep if arch is mobilenet_v2 else 2
+    fname = Path(folder)/f'maps_{19-n if arch is mobilenet_v2 else arch}_{n_views}.pt'
     if fname.exists(): return [label_func(f) for f in files], encoder, torch.load(fname)
-    dls = siamese_dls(files, splitter=lambda f: (list(range(len(f))), list(range(16))), num_workers=0)
-    add_normalize(dls)
-    kw, blocks = dict(shuffle=False, drop_last=False, bs=32, cls=TfmdDL), encoder[0][:depth]
+    dls = siamese_dls(files, splitter=lambda f: (list(range(len(f))), list(range(16))), size=size, num_workers=0)
+    add_normalize(dls, arch)
+    kw, blocks = dict(shuffle=False, drop_last=False, bs=32, cls=TfmdDL), last_blocks(encoder, n)[0]
     set_seed(0, reproducible=True)
     with dls.train_ds.set_split_idx(1): plain = maps_of(TfmdDL.new(dls.valid, dls.train_ds, **kw), blocks)[None] # 1: not augmented
     maps = {'plain': plain, 'aug': torch.stack([maps_of(TfmdDL.new(dls.train, dls.train_ds, **kw), blocks) for _ in range(n_views)])}
@@ -201,18 +202,18 @@ default = dict(loss='pairs', tail=2, views='both', bs=64, k=4, epochs=12, lr=1e-
 
 class Caches:
     "Cached maps at any depth, kept in a folder"
-    def __init__(self, encoder, maps, folder): self.encoder, self.source, self.maps, self.folder, self.done = encoder[0], encoder.source, maps, Path(folder), {}
-    def blocks(self, tail): return self.encoder[19-tail:]
+    def __init__(self, encoder, maps, folder, deepest=deep):
+        self.encoder, self.source, self.maps, self.folder, self.done, self.deepest = nn.Sequential(*(m for o in last_blocks(encoder, 2) for m in o)), encoder.source, maps, Path(folder), {}, deepest
+    def blocks(self, tail): return self.encoder[len(self.encoder) - (len(last_blocks(self.encoder, tail)[1]) if tail else 0):]
     def make(self, view, tail):
-        if tail == 19-depth: return self.maps[view]
-        if tail: return views_of(self.maps[view], self.encoder[depth:19-tail])
-        return torch.stack([features(self.encoder[17:], v) for v in self(view, 2)])
+        if tail: return views_of(self.maps[view], self.blocks(self.deepest)[:-len(self.blocks(tail))])
+        return torch.stack([features(self.blocks(2), v) for v in self(view, 2)])
     def __call__(self, view, tail):
         if view == 'both': return torch.cat([self('plain', tail), self('aug', tail)])
         if (view, tail) not in self.done:
             fname = self.folder/f'{view}_{tail}_{len(self.maps[view])}.pt'
-            if tail < 19-depth and not fname.exists(): torch.save(self.make(view, tail), fname)
-            self.done[view, tail] = torch.load(fname) if tail < 19-depth else self.maps[view]
+            if tail < self.deepest and not fname.exists(): torch.save(self.make(view, tail), fname)
+            self.done[view, tail] = torch.load(fname) if tail < self.deepest else self.maps[view]
         return self.done[view, tail]
 
 
@@ -227,7 +228,7 @@ def train(p, caches, **cfg):
     for o in tail.parameters(): o.requires_grad_(True)
     tail = tail.to(memory_format=torch.channels_last)
     if c['still']: tail = Still(tail)
-    nf, bs = 1280, min(c['bs'], len(tr))
+    nf, bs = caches.source[0].shape[1], min(c['bs'], len(tr))
     embed, classify = c['loss'] in ('supcon', 'ms'), c['loss'] == 'classifier'
     head = Metric(nf) if embed else create_head(nf, int(y.max())+1) if classify else PairHead(nf, c['n_hidden'], c['pool'], c['drop'], metric=c['metric'], symmetric=c['symmetric'])
     net = Net(tail, head, int(y.max())+1 if c['ce'] else 0, nf)

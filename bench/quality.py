@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from torch import nn
+from torchvision.models import mobilenet_v2
 from similarity_finder.calibrate import cross_calibrated, fit_calibration
 from similarity_finder.data import open_image, pets
 from similarity_finder.expansion import best_neighbours, expanded
@@ -163,7 +164,9 @@ def evenly(p, draws=10, most=12):
 
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    a.add_argument('--weights', required=True, help='ImageNet weights of torchvision mobilenet_v2')
+    a.add_argument('--weights', required=True, help='ImageNet weights of torchvision mobilenet_v2, or of --arch')
+    a.add_argument('--arch', default=mobilenet_v2, help='another encoder, by timm\'s name (with a cache of its own)')
+    a.add_argument('--size', type=int, default=224, help='of the images, in pixels')
     a.add_argument('--omniglot', type=Path, required=True, help='the folder with images_background_small1.zip and 2')
     a.add_argument('--cache', type=Path, required=True, help='a folder for the cached maps (300 MB)')
     a.add_argument('--seeds', type=int, nargs='+', default=[3, 4, 5], help='of the photographs; Omniglot takes 0 to 2 always')
@@ -182,8 +185,8 @@ def main():
     photographed = [o for o in a.protocols if o != 'characters']
     if photographed:
         files = pets()
-        labels, encoder, maps = photographs(a.weights, a.cache)
-        caches, pixels = Caches(encoder, maps, a.cache), None
+        labels, encoder, maps = photographs(a.weights, a.cache, arch=a.arch, size=a.size)
+        caches, pixels = Caches(encoder, maps, a.cache, **({} if a.arch is mobilenet_v2 else dict(deepest=2))), None
         raw = F.normalize(caches('plain', 0)[0].float().mean((2,3)))
         votes = torch.cat([0.8**0.5*raw, 0.2**0.5*F.normalize(told(caches.blocks(2).eval(), caches('plain', 2)[0], caches.source)[1])], 1)
     for protocol in photographed:

@@ -11,6 +11,7 @@ __all__ = ['own_archs', 'image_block', 'classifier_dls', 'source_classes', 'sour
 
 # %% ../nbs/01_classifier.ipynb #49fcdf1b
 import difflib,warnings
+from collections import OrderedDict
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -114,7 +115,9 @@ def source_names(
 
 def _tried(*models):
     "What models say of one image"
-    with evaluating(*models), torch.no_grad(): return [m(torch.linspace(-2, 2, 3*128*128).view(1, 3, 128, 128)) for m in models]
+    with evaluating(*models), torch.no_grad(): return [m(_trial()) for m in models]
+
+def _trial(): return torch.linspace(-2, 2, 3*128*128).view(1, 3, 128, 128)
 
 def _alike(a, b): return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-3*b.abs().max().item())
 
@@ -126,6 +129,27 @@ def _timm_source(body, encoder, state):
     A,pooled = _tried(encoder, body)
     if A.ndim != 4 or A.shape[1] != w.shape[1] or not _alike(A.mean((2,3)), pooled): return None
     return w.detach().clone(),w.new_zeros(len(w)) if b is None else b.detach().clone()
+
+def _in_sequence(module, x, want=None):
+    "A module as a sequence of its children, under their names, if that is all that becomes of `x`; else None"
+    want,done,n = module(x) if want is None else want,[],0
+    for name,child in module.named_children():
+        kinds = [type(o) for o in child.children()]
+        stage = nn.Sequential in [type(child), *kinds] or len(kinds) > len(set(kinds)) == 1 # of blocks, and not a block itself
+        try:
+            done.append((name, stage and _in_sequence(child, x) or child))
+            x = child(x)
+        except Exception: break # not made for what the one before gives
+        if x.shape == want.shape and _alike(x, want): n = len(done)
+    return nn.Sequential(OrderedDict(done[:n])) if n else None
+
+def _timm_body(model):
+    "A timm model without pooling and classifier: as a sequence, so that its last blocks can be cut off, if it is one"
+    body = TimmBody(model)
+    try:
+        with evaluating(body), torch.no_grad(): blocks = _in_sequence(model, _trial(), body(_trial()))
+    except Exception: return body # it takes no image of that size
+    return body if blocks is None else nn.Sequential(OrderedDict(model=blocks)) # its weights are called the same
 
 def _known_to_timm(arch):
     "An error that says what there is instead, if timm has no such network"
@@ -158,7 +182,7 @@ def create_encoder(
         unexpected = [k for k in unexpected if not k.startswith(('classifier.', 'fc.', 'head.'))] # timm's body has none
         if missing or unexpected: raise ValueError(f'{weights} does not hold the weights of {name}: missing {missing[:3]}, unexpected {unexpected[:3]}')
     if isinstance(arch, str):
-        encoder,cut = TimmBody(model),None
+        encoder,cut = _timm_body(model),None
         source = _timm_source(model, encoder, _pretrained(lambda: timm.create_model(arch, pretrained=True), arch).state_dict() if fetch else state) if fetch or weights is not None else None
     else:
         if cut is None: cut = model_meta.get(arch, {}).get('cut')

@@ -85,14 +85,15 @@ def siamese_splitter(
 # %% ../nbs/02_siamese.ipynb #26149bde
 def last_blocks(
     encoder:nn.Module, # (N, 3, H, W) -> (N, C, h, w)
-    n:int # how many of its blocks to cut off, of those it has when nested `nn.Sequential`s count as one sequence
+    n:int # how many of its blocks to cut off. Nested `nn.Sequential`s count as one sequence; what has no matrix of weights (norms, activations, pooling) goes with the block before it
 )->tuple: # two modules, to be called one after the other: all other blocks, and the last `n`; they share the encoder's weights
     "Cut an encoder in two"
     def unroll(m): return [o for c in m for o in unroll(c)] if type(m) is nn.Sequential else [m]
-    blocks = unroll(encoder)
+    modules = unroll(encoder)
+    starts = [i for i,o in enumerate(modules) if any(p.ndim > 1 for p in o.parameters())]
     if n == 0: return encoder,nn.Identity()
-    if not 0 < n < len(blocks): raise ValueError(f'of this encoder\'s {len(blocks)} blocks, 0 to {len(blocks)-1} can be cut off, not {n}')
-    return nn.Sequential(*blocks[:-n]),nn.Sequential(*blocks[-n:])
+    if not 0 < n < len(starts): raise ValueError(f'of this encoder\'s {len(starts)} blocks, 0 to {max(0, len(starts)-1)} can be cut off, not {n}')
+    return nn.Sequential(*modules[:starts[-n]]),nn.Sequential(*modules[starts[-n]:])
 
 # %% ../nbs/02_siamese.ipynb #1f95ab62
 class KeptBlocks(nn.Module):
