@@ -9,7 +9,8 @@ from similarity_finder.classifier import convnet, create_encoder
 from similarity_finder.doodle import doodle_pets
 from similarity_finder.head import PairHead
 from similarity_finder.pairs import siamese_dls
-from similarity_finder.siamese import PairLoss, SiameseModel, contrastive, last_blocks, siamese_learner
+from similarity_finder.siamese import KeptBlocks, PairLoss, SiameseModel, contrastive, last_blocks, siamese_learner
+from similarity_finder.store import build_encoder, describe_encoder
 
 
 @pytest.fixture(scope='module')
@@ -93,3 +94,19 @@ def test_order_of_cosines_is_what_counts():
     y, cosines = torch.tensor([0, 0, 1]), torch.zeros(3, 3)
     def with_(i, j, v): c = cosines.clone(); c[i,j] = c[j,i] = v; return contrastive(c, y).item()
     assert with_(0, 1, 0.1) < with_(0, 1, 0) < with_(0, 2, 0.1)
+
+
+def test_blocks_of_a_timm_network_learn_and_are_read_again(files, tmp_path):
+    "Of a network that timm writes as one piece: its last two blocks change and no other, and what becomes of them can be saved"
+    timm = pytest.importorskip('timm')
+    torch.manual_seed(0)
+    torch.save(timm.create_model('resnet10t').state_dict(), tmp_path/'weights.pth')
+    learn = siamese_learner(siamese_dls(files, size=64, bs=16, num_workers=0), 'resnet10t', weights=tmp_path/'weights.pth', n_hidden=8)
+    was = copy.deepcopy(learn.model.encoder.state_dict())
+    with learn.no_bar(), learn.no_logging(): learn.fit_head(1, 1e-2, blocks=2, lr_blocks=1e-2, vote=0)
+    changed = {'.'.join(k.split('.')[:3]) for k, v in learn.model.encoder.state_dict().items() if not torch.equal(v, was[k])}
+    assert changed == {'model.layer3.0', 'model.layer4.0'}
+    encoder, x = KeptBlocks(learn.model.encoder, 2).eval(), torch.rand(2, 3, 64, 64)
+    read = build_encoder(describe_encoder(encoder)).eval()
+    read.load_state_dict(encoder.state_dict())
+    with torch.no_grad(): torch.testing.assert_close(read(x), encoder(x))
