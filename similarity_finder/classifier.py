@@ -130,24 +130,32 @@ def _timm_source(body, encoder, state):
     if A.ndim != 4 or A.shape[1] != w.shape[1] or not _alike(A.mean((2,3)), pooled): return None
     return w.detach().clone(),w.new_zeros(len(w)) if b is None else b.detach().clone()
 
-def _in_sequence(module, x, want=None):
-    "A module as a sequence of its children, under their names, if that is all that becomes of `x`; else None"
-    want,done,n = module(x) if want is None else want,[],0
+def _calls(model, run, x):
+    "What `run` gives for `x`, and how it calls the modules of `model`: module -> [(what it is given, what it gives)]"
+    calls = {}
+    def note(m, args, kwargs, out): calls.setdefault(m, []).append((args[0] if len(args) == 1 and not kwargs else None, out))
+    hooks = [m.register_forward_hook(note, with_kwargs=True) for m in model.modules()]
+    try:
+        with evaluating(model), torch.no_grad(): return run(x),calls
+    finally:
+        for o in hooks: o.remove()
+
+def _in_sequence(module, x, out, calls):
+    "A module as a sequence of its children, under their names, if each is called once, and given the very tensor that the one before gives; else None"
+    done = OrderedDict()
     for name,child in module.named_children():
+        if child not in calls: continue # it has no part in this
+        (given,gives),*more = calls[child]
+        if more or given is not x: return
         kinds = [type(o) for o in child.children()]
         stage = nn.Sequential in [type(child), *kinds] or len(kinds) > len(set(kinds)) == 1 # of blocks, and not a block itself
-        try:
-            done.append((name, stage and _in_sequence(child, x) or child))
-            x = child(x)
-        except Exception: break # not made for what the one before gives
-        if x.shape == want.shape and _alike(x, want): n = len(done)
-    return nn.Sequential(OrderedDict(done[:n])) if n else None
+        done[name],x = stage and _in_sequence(child, given, gives, calls) or child,gives
+    return nn.Sequential(done) if done and x is out else None
 
 def _timm_body(model):
     "A timm model without pooling and classifier: as a sequence, so that its last blocks can be cut off, if it is one"
-    body = TimmBody(model)
-    try:
-        with evaluating(body), torch.no_grad(): blocks = _in_sequence(model, _trial(), body(_trial()))
+    body,x = TimmBody(model),_trial()
+    try: blocks = _in_sequence(model, x, *_calls(model, body, x))
     except Exception: return body # it takes no image of that size
     return body if blocks is None else nn.Sequential(OrderedDict(model=blocks)) # its weights are called the same
 
