@@ -1,8 +1,9 @@
 """The library's own recipe (`fit_head`) on other encoders: writes bench/encoders.csv. What is there already is not measured again.
 
-    FASTAI_HOME=... python bench/encoders.py --weights squeezenet1_0.pth [--arch squeezenet1_0 --seeds 6 7 8 9 10 11 --protocols new]; known breeds: --seeds 6 --protocols known
+    FASTAI_HOME=... python bench/encoders.py --weights squeezenet1_0.pth [--arch squeezenet1_0 --seeds 6 7 8 9 10 11 --protocols new]; those on the page: --seeds 6 7 8 --protocols known, --seeds 6 7 --protocols new, and with --blocks 1 seeds 6 to 9 of both
 
 Splits as in quality.py; siamese_learner on the training images, its head and the encoder's last two blocks trained for 24 epochs on six augmented views, as `train_finder` does it. Beside it the cosine of the encoder's features before any training.
+The rows with the last block alone were measured when a pooling counted as a block: the last two of SqueezeNet were one that learns, and a pooling before it, which is what --blocks 1 is today.
 """
 import argparse, csv, warnings
 from pathlib import Path
@@ -21,7 +22,7 @@ from similarity_finder.pairs import siamese_dls
 from similarity_finder.siamese import siamese_learner
 
 
-def measured(p, files, arch, weights, size=224, views=6, epochs=24, neighbours=False, **settings):
+def measured(p, files, arch, weights, size=224, views=6, epochs=24, neighbours=False, blocks=2, **settings):
     "Measures of raw features and of the trained network on a protocol, and how many source classes vote; `neighbours`: and searched with them, a dict more of each"
     dls = siamese_dls(files, splitter=lambda _: (p.train, p.query), size=size, bs=32, seed=p.seed, num_workers=0)
     set_seed(p.seed, reproducible=True)
@@ -31,7 +32,7 @@ def measured(p, files, arch, weights, size=224, views=6, epochs=24, neighbours=F
     cosine = lambda q, g: raw[q] @ raw[g].T
     out = {'raw features': p.measures(p.scores_of(cosine))}
     if neighbours: out['raw features, expanded'] = p.measures(with_neighbours(p, as_logits(p, cosine)))
-    with learn.no_bar(), learn.no_logging(): learn.fit_head(epochs, 1e-3, bs=64, blocks=2, views=views, seed=p.seed, **settings)
+    with learn.no_bar(), learn.no_logging(): learn.fit_head(epochs, 1e-3, bs=64, blocks=blocks, views=views, seed=p.seed, **settings)
     gallery = Gallery.from_files([files[i] for i in p.gallery], PairEncoder(learn.model.eval(), dls), num_workers=0, progress=False)
     def searched():
         with warnings.catch_warnings():
@@ -50,15 +51,18 @@ def main():
     a.add_argument('--arch', default='squeezenet1_0', help='a model of torchvision')
     a.add_argument('--seeds', type=int, nargs='+', default=[6, 7, 8, 9, 10, 11])
     a.add_argument('--protocols', nargs='+', default=['new', 'known'])
+    a.add_argument('--blocks', type=int, default=2, choices=(1, 2), help='how many of the last ones learn; rows of 1 are called "default, last block alone"')
     a.add_argument('--out', type=Path, default=here/'encoders.csv')
     a = a.parse_args()
     torch.set_num_threads(1)
     if not a.out.exists(): a.out.write_text('encoder,protocol,method,seed,measure,value\n')
-    done = {(r['encoder'], r['protocol'], r['seed']) for r in csv.DictReader(open(a.out))}
+    name = 'default' if a.blocks == 2 else 'default, last block alone'
+    done = {(r['encoder'], r['protocol'], r['seed']) for r in csv.DictReader(open(a.out)) if r['method'] == name}
     files = pets()
     for protocol in a.protocols:
         for seed in [s for s in a.seeds if (a.arch, protocol, str(s)) not in done]:
-            out, _ = measured(Protocol(protocol, [label_func(f) for f in files], seed), files, getattr(models, a.arch), a.weights)
+            out, _ = measured(Protocol(protocol, [label_func(f) for f in files], seed), files, getattr(models, a.arch), a.weights, blocks=a.blocks)
+            out = {name: out['default']} | ({'raw features': out['raw features']} if a.blocks == 2 else {}) # which the other rows have
             with open(a.out, 'a') as f: f.writelines(f'{a.arch},{protocol},{m},{seed},{k},{v:.5f}\n' for m, o in out.items() for k, v in o.items())
             print(a.arch, protocol, seed, {m: {k: round(float(v), 3) for k, v in o.items()} for m, o in out.items()}, flush=True)
 
