@@ -21,7 +21,7 @@ def convert():
         if cell.source or cell.get('outputs'): keep.append(cell)
     nb.cells, nb.metadata['language_info'] = keep, {'name': 'python'}
     body, resources = MarkdownExporter().from_notebook_node(nb, {'output_files_dir': 'README_files', 'unique_key': 'README'})
-    body = re.sub(r'\]\((?!https?:|#)([\w/]+)\.ipynb\)', rf']({blob}\1.ipynb)', body)  # links between notebooks
+    body = re.sub(r'\]\((?!https?:|#)([\w/]+\.ipynb(#[\w-]+)?)\)', rf']({blob}\1)', body)  # links between notebooks
     body = re.sub(r'```python\n\s*```\n*', '', body)
     body = re.sub(r'\n{3,}', '\n\n', body).strip() + '\n'
     return {'README.md': body.encode(), **resources['outputs']}

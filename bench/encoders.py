@@ -1,6 +1,6 @@
 """The library's own recipe (`fit_head`) on other encoders: writes bench/encoders.csv. What is there already is not measured again.
 
-    FASTAI_HOME=... python bench/encoders.py --weights squeezenet1_0.pth [--arch squeezenet1_0 --seeds 6 7 8 9 10 11 --protocols new]; those on the page: --seeds 6 7 8 --protocols known, --seeds 6 7 --protocols new, and with --blocks 1 seeds 6 to 9 of both
+    FASTAI_HOME=... python bench/encoders.py --weights squeezenet1_0.pth [--arch squeezenet1_0 --seeds 6 7 8 9 10 11 --protocols new]; those on the page: --seeds 6 7 8 9 --protocols known, --seeds 6 7 8 --protocols new, and with --blocks 1 seeds 6 to 9 of both
 
 Splits as in quality.py; siamese_learner on the training images, its head and the encoder's last two blocks trained for 24 epochs on six augmented views, as `train_finder` does it. Beside it the cosine of the encoder's features before any training.
 The rows with the last block alone were measured when a pooling counted as a block: the last two of SqueezeNet were one that learns, and a pooling before it, which is what --blocks 1 is today.
@@ -63,7 +63,7 @@ def main():
         for seed in [s for s in a.seeds if (a.arch, protocol, str(s)) not in done]:
             out, _ = measured(Protocol(protocol, [label_func(f) for f in files], seed), files, getattr(models, a.arch), a.weights, blocks=a.blocks)
             out = {name: out['default']} | ({'raw features': out['raw features']} if a.blocks == 2 else {}) # which the other rows have
-            with open(a.out, 'a') as f: f.writelines(f'{a.arch},{protocol},{m},{seed},{k},{v:.5f}\n' for m, o in out.items() for k, v in o.items())
+            with open(a.out, 'a', newline='') as f: csv.writer(f, lineterminator='\n').writerows([a.arch, protocol, m, seed, k, f'{v:.5f}'] for m, o in out.items() for k, v in o.items())
             print(a.arch, protocol, seed, {m: {k: round(float(v), 3) for k, v in o.items()} for m, o in out.items()}, flush=True)
 
 

@@ -24,7 +24,7 @@ from similarity_finder.siamese import PairLoss, Views, _helpful, _let_vote, cont
 
 here = Path(__file__).parent
 adamw = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True, eps=1e-5, betas=(0.9, 0.99)) # as fastai's, with less work on a CPU
-deep = 5 # how many of MobileNetV2's 19 blocks are not part of its cached maps, (96, 14, 14); of other encoders it is the 2 that learn
+def uncached(encoder): return 5 if encoder.recipe['arch'] == 'torchvision:mobilenet_v2' else 2 # how many of its last blocks are not part of its cached maps: of MobileNetV2 (of 19) more than learn by default
 
 
 def maps_of(dl, blocks):
@@ -41,12 +41,11 @@ def photographs(weights, folder, n_views=6, arch=mobilenet_v2, size=224):
     "Labels, encoder, and cached maps: 'plain' (1, N, C, h, w) and 'aug' (n_views, N, C, h, w), augmented as in training"
     files = pets()
     encoder = create_encoder(arch, weights=weights).eval()
-    n = deep if arch is mobilenet_v2 else 2
-    fname = Path(folder)/f'maps_{19-n if arch is mobilenet_v2 else arch}_{n_views}.pt'
+    fname = Path(folder)/f'maps_{14 if arch is mobilenet_v2 else arch}_{n_views}.pt'
     if fname.exists(): return [label_func(f) for f in files], encoder, torch.load(fname)
     dls = siamese_dls(files, splitter=lambda f: (list(range(len(f))), list(range(16))), size=size, num_workers=0)
     add_normalize(dls, arch)
-    kw, blocks = dict(shuffle=False, drop_last=False, bs=32, cls=TfmdDL), last_blocks(encoder, n)[0]
+    kw, blocks = dict(shuffle=False, drop_last=False, bs=32, cls=TfmdDL), last_blocks(encoder, uncached(encoder))[0]
     set_seed(0, reproducible=True)
     with dls.train_ds.set_split_idx(1): plain = maps_of(TfmdDL.new(dls.valid, dls.train_ds, **kw), blocks)[None] # 1: not augmented
     maps = {'plain': plain, 'aug': torch.stack([maps_of(TfmdDL.new(dls.train, dls.train_ds, **kw), blocks) for _ in range(n_views)])}
@@ -202,8 +201,8 @@ default = dict(loss='pairs', tail=2, views='both', bs=64, k=4, epochs=12, lr=1e-
 
 class Caches:
     "Cached maps at any depth, kept in a folder"
-    def __init__(self, encoder, maps, folder, deepest=deep):
-        self.encoder, self.source, self.maps, self.folder, self.done, self.deepest = nn.Sequential(*(m for o in last_blocks(encoder, 2) for m in o)), encoder.source, maps, Path(folder), {}, deepest
+    def __init__(self, encoder, maps, folder):
+        self.encoder, self.source, self.maps, self.folder, self.done, self.deepest = nn.Sequential(*(m for o in last_blocks(encoder, 2) for m in o)), encoder.source, maps, Path(folder), {}, uncached(encoder)
     def blocks(self, tail): return self.encoder[len(self.encoder) - (len(last_blocks(self.encoder, tail)[1]) if tail else 0):]
     def make(self, view, tail):
         if tail: return views_of(self.maps[view], self.blocks(self.deepest)[:-len(self.blocks(tail))])

@@ -188,7 +188,7 @@ def main():
     if photographed:
         files = pets()
         labels, encoder, maps = photographs(a.weights, a.cache, arch=a.arch, size=a.size)
-        caches, pixels = Caches(encoder, maps, a.cache, **({} if a.arch is mobilenet_v2 else dict(deepest=2))), None
+        caches, pixels = Caches(encoder, maps, a.cache), None
         raw = F.normalize(caches('plain', 0)[0].float().mean((2,3)))
         votes = torch.cat([0.8**0.5*raw, 0.2**0.5*F.normalize(told(caches.blocks(2).eval(), caches('plain', 2)[0], caches.source)[1])], 1)
     for protocol in photographed:

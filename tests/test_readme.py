@@ -36,3 +36,13 @@ def test_its_own_images_example(tmp_path, monkeypatch):
     exec(code, made)
     assert len(made['finder'].gallery) == 60
     assert len(made['SimilarityFinder'].load(tmp_path/'my_finder').search(tmp_path/'new_image.jpg', k=3)) == 3
+
+
+def test_its_links_lead_to_files():
+    "Links to notebooks name the repository, where PyPI can follow them too, and files that are there, with or without a heading behind"
+    root = Path(__file__).resolve().parent.parent
+    links = [o for o in re.findall(r'\]\(([^)\s]+)\)', readme) if '.ipynb' in o]
+    assert len(links) > 10
+    for o in links:
+        found = re.fullmatch(r'https://(?:github\.com|colab\.research\.google\.com/github)/[\w-]+/[\w-]+/blob/\w+/([\w/]+\.ipynb)(#[\w-]+)?', o)
+        assert found and (root/found[1]).is_file(), o
