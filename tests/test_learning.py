@@ -30,3 +30,37 @@ def test_same_seed_same_numbers():
     assert runs[0].held_out == runs[1].held_out
     assert torch.equal(logits[0], logits[1])
     assert not torch.equal(logits[0], logits[2])
+
+
+def test_labels_that_are_left_out_have_no_part_in_the_training(monkeypatch, doodles, finder):
+    "Whoever scores a label has not seen it; what is compared is compared as that network does, and images of two trainings are not"
+    from similarity_finder import train
+    from similarity_finder.data import label_func
+    learned = []
+
+    def pretend(files, *args, **kwargs):
+        learned.append({label_func(f) for f in files})
+        return train.Trained(finder, [], {})
+    monkeypatch.setattr(train, 'train_finder', pretend)
+    scored = train.score_new_labels(doodles, parts=3, most=4, seed=1, progress=False)
+    everything = {label_func(f) for f in doodles}
+    assert len(learned) == 3 and all(len(o) >= 2 for o in learned)
+    assert sorted(l for o in learned for l in everything - o) == sorted(everything) # each is left out once
+    training = [next(i for i, o in enumerate(learned) if l not in o) for l in scored.labels]
+    v = finder.encoder(scored.files)
+    expected = finder.gallery.head.all_logits(v).detach().double().numpy()
+    for i in range(len(scored.files)):
+        for j in range(len(scored.files)):
+            if i == j or training[i] != training[j]: assert scored.logits[i, j] == -float('inf')
+            else: assert abs(scored.logits[i, j] - expected[i, j]) < 1e-4
+    assert all(scored.labels.count(l) == 4 for l in everything)
+
+
+def test_an_image_that_cannot_be_opened_is_left_out_of_new_labels(monkeypatch, doodles, finder, tmp_path, capsys):
+    from similarity_finder import train
+    bad = tmp_path/'Moon_Bobtail_99.jpg'
+    bad.write_bytes(b'no picture')
+    monkeypatch.setattr(train, 'train_finder', lambda *args, **kwargs: train.Trained(finder, [], {}))
+    scored = train.score_new_labels([bad, *doodles], parts=2, most=8, progress=False)
+    assert bad not in scored.files and [f for f, _ in scored.skipped] == [bad] and '1 of' in capsys.readouterr().out
+    with pytest.raises(ValueError, match='99.jpg'): train.score_new_labels([bad, *doodles], parts=2, progress=False, on_error='raise')

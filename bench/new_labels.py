@@ -1,0 +1,101 @@
+"""Percentages for labels that no network has learned, without an image of them: writes bench/new_labels.csv.
+
+    FASTAI_HOME=... python bench/new_labels.py --weights mobilenet_v2.pth --cache folder [--seeds 3 4 5 6 7 8 9 10 11]
+
+A third of the breeds are new: nothing of them is looked at but to measure. Of the photographs of the other breeds a fifth is held out, and the default is trained on the rest, as `train_finder` does.
+Then, as `score_new_labels` does, the default is trained three more times, each time without a third of those breeds, which then ask among themselves (no more than 12 photographs of each).
+P(same) of pairs of new breeds, for as many same as different pairs, by calibrations that were fitted to
+    nothing: the network's own percentages
+    held-out images: those of breeds that were learned, with those that it was learned from
+    left-out labels: the breeds of the three trainings
+    half of the new labels, all other new labels: with labelled images of new breeds, as in quality.py.
+'evenly': new breeds with no more than 12 photographs each; which, is drawn ten times (the mean).
+'AUC of left-out labels' is what the three trainings foretell of the AUC on new ones.
+Seeds 0 to 2 and 12 to 14 were looked at before (how many parts, and whether breeds with many photographs may count for more).
+"""
+import argparse, copy, csv, random, warnings
+from pathlib import Path
+import numpy as np, torch
+from fastai.data.transforms import TrainTestSplitter
+from similarity_finder.calibrate import Calibration, fit_calibration
+from similarity_finder.metrics import brier_score, calibration_error, roc_auc
+from similarity_finder.train import label_parts
+from protocols import Caches, Protocol, photographs, train
+from quality import calibrated, evenly, methods
+
+here = Path(__file__).parent
+header = ['seed', 'photographs', 'fitted to', 'measure', 'value']
+default = methods['default, 24 epochs, kept']
+
+
+def some(p, name, seed, images):
+    "The protocol with other images to learn from"
+    o = copy.copy(p)
+    o.seed, o.train = seed, sorted(images)
+    vocab = sorted(set(p.labels[o.train]))
+    o.y = torch.tensor([vocab.index(l) if l in vocab else -1 for l in p.labels])
+    return o
+
+
+def held_out(images, labels, seed):
+    "Four fifths of some images, and the others"
+    a, b = TrainTestSplitter(0.2, random_state=seed, stratify=[labels[i] for i in images])([labels[i] for i in images])
+    return [images[i] for i in a], [images[i] for i in b]
+
+
+def left_out(p, caches, parts=3, most=12):
+    "Logits and labels of pairs of labels that a network has not learned, one set for each training"
+    for k, part in enumerate(label_parts([p.labels[i] for i in p.train], parts, p.seed)):
+        known = [i for i in p.train if p.labels[i] not in part]
+        o, rng, by = some(p, 'new', 1000*(p.seed+1)+k, held_out(known, p.labels, p.seed)[0]), random.Random(p.seed), {}
+        for i in p.train: by.setdefault(p.labels[i], []).append(i)
+        asked = sorted(i for l in sorted(part) for i in rng.sample(by[l], min(most, len(by[l]))))
+        score = train(o, caches, **default)[0]
+        z = np.asarray(score(asked, asked), dtype=float).copy()
+        np.fill_diagonal(z, -np.inf)
+        yield z, p.labels[asked]
+
+
+def block(sets):
+    "Logits of several sets of images, each compared with itself alone"
+    n = [len(l) for _, l in sets]
+    z = np.full((sum(n),)*2, -np.inf)
+    for start, (s, l) in zip(np.cumsum([0, *n]), sets): z[start:start+len(l), start:start+len(l)] = s
+    return z, np.concatenate([l for _, l in sets])
+
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument('--weights', required=True, help='ImageNet weights of torchvision mobilenet_v2')
+    a.add_argument('--cache', type=Path, required=True, help='a folder for the cached maps (300 MB)')
+    a.add_argument('--seeds', type=int, nargs='+', default=list(range(3, 12)))
+    a.add_argument('--out', type=Path, default=here/'new_labels.csv')
+    a = a.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter('ignore')
+    labels, encoder, maps = photographs(a.weights, a.cache)
+    caches = Caches(encoder, maps, a.cache)
+    if not a.out.exists(): a.out.write_text(','.join(header)+'\n')
+    for seed in a.seeds:
+        if str(seed) in {r['seed'] for r in csv.DictReader(open(a.out))}: continue
+        p, rows = Protocol('new', labels, seed), []
+        learned, asked = held_out(p.train, p.labels, seed)
+        score = train(some(p, 'new', seed, learned), caches, **default)[0]
+        sets = list(left_out(p, caches))
+        z, l = block(sets)
+        fits = {'nothing': Calibration(), 'held-out images': fit_calibration(score(asked, learned), p.labels[asked], p.labels[learned], 0.5), 'left-out labels': fit_calibration(z, l, l, 0.5)}
+        for photographs_, ps in (('as they are', [p]), ('evenly', list(evenly(p)))):
+            values = {}
+            for o in ps:
+                s, q = o.scores_of(score), o.labels[o.query]
+                ways = {k: [c.probability(s)] for k, c in fits.items()} | {f'{k} new labels': v for k, v in zip(('half of the', 'all other'), calibrated(o, s, 0.5, 10 if photographs_ == 'as they are' else 1).values())}
+                for k, P in ways.items():
+                    for m, f in (('calibration error', lambda x: calibration_error(x, q, q, prior=0.5)), ('Brier score', lambda x: brier_score(x, q, q, 0.5))): values.setdefault((k, m), []).append(np.mean([f(x) for x in P]))
+                values.setdefault(('nothing', 'AUC'), []).append(roc_auc(s, q, q))
+            rows += [(seed, photographs_, *k, f'{np.mean(v):.5f}') for k, v in values.items()]
+        rows.append((seed, 'evenly', 'left-out labels', 'AUC of left-out labels', f'{np.mean([roc_auc(*o, o[1]) for o in sets]):.5f}'))
+        with open(a.out, 'a', newline='') as f: csv.writer(f).writerows(rows)
+        print(*rows, sep='\n', flush=True)
+
+
+if __name__ == '__main__': main()
