@@ -3,21 +3,22 @@
     FASTAI_HOME=... python bench/new_labels.py --weights mobilenet_v2.pth --cache folder [--seeds 3 4 5 6 7 8 9 10 11]
 
 A third of the breeds are new: nothing of them is looked at but to measure. Of the photographs of the other breeds a fifth is held out, and the default is trained on the rest, as `train_finder` does.
-Then, as `score_new_labels` does, the default is trained three more times, each time without a third of those breeds, which then ask among themselves (no more than 12 photographs of each).
+Then, as `score_new_labels` does, the default is trained five more times, each time without a fifth of those breeds, which then ask among themselves (no more than 12 photographs of each).
 P(same) of pairs of new breeds, for as many same as different pairs, by calibrations that were fitted to
     nothing: the network's own percentages
     held-out images: those of breeds that were learned, with those that it was learned from
-    left-out labels: the breeds of the three trainings
+    left-out labels: the breeds of the five trainings
     half of the new labels, all other new labels: with labelled images of new breeds, as in quality.py.
+'of learned labels': the photographs that were held out, among those that were learned from; what was fitted to them is judged by halves.
 'evenly': new breeds with no more than 12 photographs each; which, is drawn ten times (the mean).
-'AUC of left-out labels' is what the three trainings foretell of the AUC on new ones.
-Seeds 0 to 2 and 12 to 14 were looked at before (how many parts, and whether breeds with many photographs may count for more).
+'AUC of left-out labels' is what the five trainings foretell of the AUC on new ones.
+Seeds 0 to 2 and 12 to 14 were looked at before: three parts or five (0 and 12 alone), and whether breeds with many photographs may count for more.
 """
 import argparse, copy, csv, random, warnings
 from pathlib import Path
 import numpy as np, torch
 from fastai.data.transforms import TrainTestSplitter
-from similarity_finder.calibrate import Calibration, fit_calibration
+from similarity_finder.calibrate import Calibration, cross_calibrated, fit_calibration
 from similarity_finder.metrics import brier_score, calibration_error, roc_auc
 from similarity_finder.train import label_parts
 from protocols import Caches, Protocol, photographs, train
@@ -43,7 +44,7 @@ def held_out(images, labels, seed):
     return [images[i] for i in a], [images[i] for i in b]
 
 
-def left_out(p, caches, parts=3, most=12):
+def left_out(p, caches, parts=5, most=12):
     "Logits and labels of pairs of labels that a network has not learned, one set for each training"
     for k, part in enumerate(label_parts([p.labels[i] for i in p.train], parts, p.seed)):
         known = [i for i in p.train if p.labels[i] not in part]
@@ -93,6 +94,9 @@ def main():
                     for m, f in (('calibration error', lambda x: calibration_error(x, q, q, prior=0.5)), ('Brier score', lambda x: brier_score(x, q, q, 0.5))): values.setdefault((k, m), []).append(np.mean([f(x) for x in P]))
                 values.setdefault(('nothing', 'AUC'), []).append(roc_auc(s, q, q))
             rows += [(seed, photographs_, *k, f'{np.mean(v):.5f}') for k, v in values.items()]
+        s, q, g = np.asarray(score(asked, learned), dtype=float), p.labels[asked], p.labels[learned]
+        known = {'nothing': fits['nothing'].probability(s), 'held-out images': cross_calibrated(s, q, g, 0.5, seed=seed), 'left-out labels': fits['left-out labels'].probability(s)}
+        rows += [(seed, 'of learned labels', k, m, f'{f(P):.5f}') for k, P in known.items() for m, f in (('calibration error', lambda x: calibration_error(x, q, g, prior=0.5)), ('Brier score', lambda x: brier_score(x, q, g, 0.5)))]
         rows.append((seed, 'evenly', 'left-out labels', 'AUC of left-out labels', f'{np.mean([roc_auc(*o, o[1]) for o in sets]):.5f}'))
         with open(a.out, 'a', newline='') as f: csv.writer(f).writerows(rows)
         print(*rows, sep='\n', flush=True)

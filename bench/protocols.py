@@ -267,7 +267,7 @@ def train(p, caches, **cfg):
             i = class_batches(labels, bs, k, random.Random(0))[:bs]
             head.eval(); head.fit_metric(head.vectors(tail.eval()(plain[tr[i]].float())).e, y[i])
             start_e = head.alpha.item(), head.w.bias.item() # slope and shift of the cosines as they are
-    start, key = time.process_time(), hashlib.sha256(json.dumps([p.name, p.seed, {k: v for k, v in cfg.items() if k not in ('share', 'vote', 'own', 'mix', 'again')}], sort_keys=True).encode()).hexdigest()[:12]
+    start, key = time.process_time(), hashlib.sha256(json.dumps([p.name, p.seed, list(map(int, p.train)), {k: v for k, v in cfg.items() if k not in ('share', 'vote', 'own', 'mix', 'again')}], sort_keys=True).encode()).hexdigest()[:12]
     fname = caches.folder/f'net_{p.name}_{p.seed}_{key}.pt' # trained once
     before = copy.deepcopy(tail.state_dict())
     if (kept := fname.exists()): net.load_state_dict(torch.load(fname))

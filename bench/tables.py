@@ -20,6 +20,7 @@ _drawn = measured.protocol == 'characters' # of one length and rate
 measured.loc[_drawn, 'method'] = measured.method[_drawn].map(lambda o: ours if o == 'default' else f'{o}, 24 epochs' if f'{o}, 24 epochs' in names else o)
 quality = measured[_drawn | ((measured.dataset == 'third') & measured.method.isin(names))]
 better = measured[measured.dataset == 'EfficientNet-Lite2'] # an encoder that knew more
+left_out = pd.read_csv(here/'new_labels.csv') # percentages for labels that were not learned
 fresh = measured[measured.dataset == 'fresh'] # splits that nothing was measured on before the recipe was as it is
 
 
@@ -68,3 +69,9 @@ def differences(measures, rivals, which=('known', 'new'), of=quality):
         low, high = interval(d)
         return f'{d.mean():+.4f} ({low:+.4f} to {high:+.4f})'
     return markdown('our default, against', [names[k] for k in rivals], ([f'{protocols[p]}: {label}', *(cell(p, m, k) for k in rivals)] for m, label in measures.items() for p in which))
+
+
+def hindsight(protocol, measure, of=quality, lowest=False):
+    "What a choice of the method with hindsight would give, on each split anew: the lowest value, or the gain over raw features; pixels, which tell nothing, are not chosen"
+    r = runs(protocol, measure, of).drop(columns='pixels', errors='ignore').dropna()
+    return r.min(axis=1) if lowest else r.drop(columns='raw features').max(axis=1) - r['raw features']

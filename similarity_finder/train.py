@@ -95,7 +95,9 @@ def train_finder(
     held_out = list(files[valid])
     measures |= _measured(finder, held_out, calibrate, seed, num_workers, progress)
     finder.gallery.add(held_out, num_workers=num_workers, progress=progress)
-    if new_labels: measures |= _foretold(finder, score_new_labels(files, label_func, new_labels, seed=seed, **again), calibrate, seed)
+    if new_labels:
+        try: measures |= _foretold(finder, score_new_labels(files, label_func, new_labels, seed=seed, **again), calibrate, seed)
+        except ValueError as e: warnings.warn(f'not measured on new labels: {e}') # the finder is trained, and stays
     return Trained(finder, held_out, measures | dict(images=len(files), labels=len(set(labels)), held_out=len(held_out)))
 
 def _fit_last(learn, n_epoch, size, n_files, seed, blocks, views=6, budget=4e9):
@@ -158,7 +160,7 @@ _most_asked = 1500 # images that are compared after one training
 def score_new_labels(
     files, # labelled image files
     label_func=label_func, # file -> label
-    parts:int=3, # of the labels, each left out of one training
+    parts:int=5, # of the labels, each left out of one training: the more, the closer to a training on all labels
     most:int=12, # images of a label that are compared, drawn by lot: labels with many images count no more than others
     seed:int=42, # of the parts, of the images, and of the trainings
     num_workers:int|None=None, # as in `train_finder`
