@@ -1,6 +1,6 @@
-"""Percentages for labels that no network has learned, without an image of them: writes bench/new_labels.csv.
+"""Percentages for labels that no network has learned, without an image of them: writes bench/new_labels.csv, and with --mix bench/new_labels_mix.csv.
 
-    FASTAI_HOME=... python bench/new_labels.py --weights mobilenet_v2.pth --cache folder [--seeds 3 4 5 6 7 8 9 10 11]
+    FASTAI_HOME=... python bench/new_labels.py --weights mobilenet_v2.pth --cache folder [--seeds 3 4 5 6 7 8 9 10 11] [--mix]
 
 A third of the breeds are new: nothing of them is looked at but to measure. Of the photographs of the other breeds a fifth is held out, and the default is trained on the rest, as `train_finder` does.
 Then, as `score_new_labels` does, the default is trained five more times, each time without a fifth of those breeds, which then ask among themselves (no more than 12 photographs of each).
@@ -12,6 +12,8 @@ P(same) of pairs of new breeds, for as many same as different pairs, by calibrat
 'of learned labels': the photographs that were held out, among those that were learned from; what was fitted to them is judged by halves.
 'evenly': new breeds with no more than 12 photographs each; which, is drawn ten times (the mean).
 'AUC of left-out labels' is what the five trainings foretell of the AUC on new ones.
+--mix: do left-out labels foretell which of two settings is better for new ones? MAP@R with as much of the trained blocks as the default keeps (0.8), and with less (0.5): of labels left out (the mean of the five
+trainings), of new breeds, as they are and evenly, and of held-out images of breeds that were learned.
 Seeds 0 to 2 and 12 to 14 were looked at before: three parts or five (0 and 12 alone), and whether breeds with many photographs may count for more.
 """
 import argparse, copy, csv, random, warnings
@@ -19,7 +21,7 @@ from pathlib import Path
 import numpy as np, torch
 from fastai.data.transforms import TrainTestSplitter
 from similarity_finder.calibrate import Calibration, cross_calibrated, fit_calibration
-from similarity_finder.metrics import brier_score, calibration_error, roc_auc
+from similarity_finder.metrics import brier_score, calibration_error, map_at_r, roc_auc
 from similarity_finder.train import label_parts
 from protocols import Caches, Protocol, photographs, train
 from quality import calibrated, evenly, methods
@@ -44,14 +46,14 @@ def held_out(images, labels, seed):
     return [images[i] for i in a], [images[i] for i in b]
 
 
-def left_out(p, caches, parts=5, most=12):
+def left_out(p, caches, parts=5, most=12, **cfg):
     "Logits and labels of pairs of labels that a network has not learned, one set for each training"
     for k, part in enumerate(label_parts([p.labels[i] for i in p.train], parts, p.seed)):
         known = [i for i in p.train if p.labels[i] not in part]
         o, rng, by = some(p, 'new', 1000*(p.seed+1)+k, held_out(known, p.labels, p.seed)[0]), random.Random(p.seed), {}
         for i in p.train: by.setdefault(p.labels[i], []).append(i)
         asked = sorted(i for l in sorted(part) for i in rng.sample(by[l], min(most, len(by[l]))))
-        score = train(o, caches, **default)[0]
+        score = train(o, caches, **{**default, **cfg})[0]
         z = np.asarray(score(asked, asked), dtype=float).copy()
         np.fill_diagonal(z, -np.inf)
         yield z, p.labels[asked]
@@ -65,21 +67,38 @@ def block(sets):
     return z, np.concatenate([l for _, l in sets])
 
 
+def by_mix(p, caches, mix):
+    "MAP@R of labels left out of trainings, of new ones, and of those that were learned"
+    learned, asked = held_out(p.train, p.labels, p.seed)
+    score = train(some(p, 'new', p.seed, learned), caches, **{**default, 'mix': mix})[0]
+    yield 'left-out labels', np.mean([map_at_r(z, l, l) for z, l in left_out(p, caches, mix=mix)])
+    yield 'as they are', p.measures(p.scores_of(score))['map@r']
+    yield 'evenly', np.mean([o.measures(o.scores_of(score))['map@r'] for o in evenly(p)])
+    yield 'of learned labels', map_at_r(np.asarray(score(asked, learned), dtype=float), p.labels[asked], p.labels[learned])
+
+
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument('--weights', required=True, help='ImageNet weights of torchvision mobilenet_v2')
     a.add_argument('--cache', type=Path, required=True, help='a folder for the cached maps (300 MB)')
     a.add_argument('--seeds', type=int, nargs='+', default=list(range(3, 12)))
-    a.add_argument('--out', type=Path, default=here/'new_labels.csv')
+    a.add_argument('--mix', action='store_true', help='which of two settings is better for new labels?')
+    a.add_argument('--out', type=Path)
     a = a.parse_args()
+    a.out = a.out or here/('new_labels_mix.csv' if a.mix else 'new_labels.csv')
     torch.set_num_threads(1)
     warnings.simplefilter('ignore')
     labels, encoder, maps = photographs(a.weights, a.cache)
     caches = Caches(encoder, maps, a.cache)
-    if not a.out.exists(): a.out.write_text(','.join(header)+'\n')
+    if not a.out.exists(): a.out.write_text(','.join(['seed', 'mix', 'photographs', 'map@r'] if a.mix else header)+'\n')
     for seed in a.seeds:
         if str(seed) in {r['seed'] for r in csv.DictReader(open(a.out))}: continue
         p, rows = Protocol('new', labels, seed), []
+        if a.mix:
+            rows = [(seed, mix, name, f'{v:.5f}') for mix in (0.8, 0.5) for name, v in by_mix(p, caches, mix)]
+            with open(a.out, 'a', newline='') as f: csv.writer(f).writerows(rows)
+            print(*rows, sep='\n', flush=True)
+            continue
         learned, asked = held_out(p.train, p.labels, seed)
         score = train(some(p, 'new', seed, learned), caches, **default)[0]
         sets = list(left_out(p, caches))

@@ -30,6 +30,7 @@ def train(
     epochs:Annotated[int|None, typer.Option(help='Of the classifier (default: 4 with pretrained weights, else 24).', min=1)]=None,
     siamese_epochs:Annotated[int|None, typer.Option(help='Of the siamese network (default: 24 of its head and the last blocks of the encoder with pretrained weights, else 8 of all of it).', min=1)]=None,
     blocks:Annotated[int, typer.Option(help="Of the encoder's last blocks that learn with the head of the siamese network, with pretrained weights. 0 leaves the encoder as it is, which groups images of classes never seen better.", min=0)]=2,
+    mix:Annotated[float|None, typer.Option(help='How much of those blocks as trained is kept, the rest being as it was before (default: 0.8, or 0.65 where the encoder knows no source classes). Less costs labels that were learned, and gives labels that were not.', min=0, max=1)]=None,
     erase:Annotated[bool, typer.Option('--erase', help='Hide patches of the training images, so that no label rests on one part alone or on what is missing.')]=False,
     fine_tune:Annotated[int, typer.Option(help='Epochs of the whole classifier after those of its head, with pretrained weights.', min=0)]=0,
     valid_pct:Annotated[float, typer.Option(help='Share of the images to hold out and measure with.', min=0.01, max=0.9)]=0.2,
@@ -52,7 +53,7 @@ def train(
         from similarity_finder.train import train_finder
         splitter = None if groups is None else GroupSplitter(labeller_of(groups), valid_pct, how, seed)
         finder,held_out,measures = train_finder(files, how, _arch(arch), pretrained and weights is None and arch not in own_archs, weights, size, epochs,
-                                                siamese_epochs, fine_tune, valid_pct, seed=seed, num_workers=workers, on_error='raise' if strict else 'skip', splitter=splitter, blocks=blocks, erase=erase, expand=expand, new_labels=new_labels)
+                                                siamese_epochs, fine_tune, valid_pct, seed=seed, num_workers=workers, on_error='raise' if strict else 'skip', splitter=splitter, blocks=blocks, mix=mix, erase=erase, expand=expand, new_labels=new_labels)
         finder.save(out, info=dict(measures=measures, seed=seed, size=size))
         shown = held_out[::max(1, len(held_out)//4)][:4]
         pictures = [out/'pictures'/'matches.png', out/'pictures'/'why.png']

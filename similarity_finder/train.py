@@ -61,6 +61,7 @@ def train_finder(
     on_error:str='skip', # what to do about files that cannot be used: 'skip' with a report, or 'raise'
     splitter=None, # files -> indices for training, to hold out: `GroupSplitter` keeps a patient's images on one side; by default `valid_pct` of them at random
     blocks:int=2, # with pretrained weights, of the encoder's last blocks, that learn with the head; 0 leaves the encoder as it is
+    mix:float|None=None, # how much of those blocks as trained is kept, from 0 to 1, as in `fit_head` (by default 0.8, or 0.65); less costs labels that were learned, and gives labels that were not
     erase:bool=False, # hide patches of the training images, so that no label rests on one part alone, or on what is missing: better explanations where labels are small parts
     expand:int=0, # neighbours of each image that searches go by as well, as in `Gallery.expand`; 0: none
     new_labels:int=0 # for a finder that will be asked about labels it has not learned: parts of the labels, each left out of one training more; these measure it on new labels and fit its percentages to them (`score_new_labels`). 0: none
@@ -68,11 +69,12 @@ def train_finder(
     "Train a classifier and a siamese network, measure both, and encode the gallery"
     files,labels,_ = usable_files(files, label_func, on_error=on_error, progress=progress)
     if len(set(labels)) < 2: raise ValueError(f'all {len(files)} files are labelled {labels[0]!r}: a similarity is learned from at least two labels')
+    if mix is not None and not 0 <= mix <= 1: raise ValueError(f'mix, how much of the trained blocks is kept, is from 0 to 1, not {mix}') # now rather than after the classifier's training
     if new_labels:
         if expand: raise ValueError('percentages of a search with neighbours depend on the gallery, and are not fitted to labels that were left out: choose new_labels or expand')
         label_parts(labels, new_labels, seed) # an error now rather than after the training
         again = dict(arch=arch, pretrained=pretrained, weights=weights, size=size, epochs=epochs, siamese_epochs=siamese_epochs, fine_tune=fine_tune, valid_pct=valid_pct, bs=bs, n_hidden=n_hidden,
-                     num_workers=num_workers, progress=progress, on_error=on_error, splitter=splitter, blocks=blocks, erase=erase)
+                     num_workers=num_workers, progress=progress, on_error=on_error, splitter=splitter, blocks=blocks, mix=mix, erase=erase)
     start = pretrained or weights is not None
     set_seed(seed, reproducible=True)
     train,valid = (splitter or RandomSplitter(valid_pct, seed))(files)
@@ -84,7 +86,7 @@ def train_finder(
         if start and fine_tune: clearn.unfreeze(); clearn.fit_one_cycle(fine_tune, slice(3e-5, 3e-4))
     slearn = siamese_learner(siamese_dls(files, label_func, **common), encoder=clearn.model[0], n_hidden=n_hidden or (512 if start else 128), seed=seed)
     with _told(slearn, progress):
-        if start: _fit_last(slearn, siamese_epochs, size, len(files), seed, blocks)
+        if start: _fit_last(slearn, siamese_epochs, size, len(files), seed, blocks, mix)
         else:
             slearn.fine_tune(siamese_epochs or 8, 6e-3, freeze_epochs=2, lr_mult=3)
             slearn.model.head.damp()
@@ -100,7 +102,7 @@ def train_finder(
         except ValueError as e: warnings.warn(f'not measured on new labels: {e}') # the finder is trained, and stays
     return Trained(finder, held_out, measures | dict(images=len(files), labels=len(set(labels)), held_out=len(held_out)))
 
-def _fit_last(learn, n_epoch, size, n_files, seed, blocks, views=6, budget=4e9):
+def _fit_last(learn, n_epoch, size, n_files, seed, blocks, mix=None, views=6, budget=4e9):
     "Train head and last blocks on cached maps, of fewer views where those would take more than `budget` bytes; the head alone where the encoder is of one piece"
     try:
         first = last_blocks(learn.model.encoder, blocks)[0]
@@ -110,7 +112,7 @@ def _fit_last(learn, n_epoch, size, n_files, seed, blocks, views=6, budget=4e9):
         warnings.warn(f'{e}: the head alone learns')
         blocks = 0
     if not blocks or views < 0: return learn.fit_head(n_epoch or 30, 1e-3, seed=seed)
-    return learn.fit_head(n_epoch or 24, 1e-3, bs=64, blocks=blocks, views=views, seed=seed)
+    return learn.fit_head(n_epoch or 24, 1e-3, bs=64, blocks=blocks, views=views, mix=mix, seed=seed)
 
 def _told(learn, progress):
     "With tables and progress bars, or in silence"
