@@ -12,7 +12,7 @@ P(same) of pairs of new breeds, for as many same as different pairs, by calibrat
 'of learned labels': the photographs that were held out, among those that were learned from; what was fitted to them is judged by halves.
 'evenly': new breeds with no more than 12 photographs each; which, is drawn ten times (the mean).
 'AUC of left-out labels' is what the five trainings foretell of the AUC on new ones.
---mix: do left-out labels foretell which of two settings is better for new ones? MAP@R with as much of the trained blocks as the default keeps (0.8), and with less (0.5): of labels left out (the mean of the five
+--mix: do left-out labels foretell which setting is better for new ones? MAP@R with as much of the trained blocks as the default keeps (0.8), and with less (0.5, 0.3): of labels left out (the mean of the five
 trainings), of new breeds, as they are and evenly, and of held-out images of breeds that were learned.
 Seeds 0 to 2 and 12 to 14 were looked at before: three parts or five (0 and 12 alone), and whether breeds with many photographs may count for more.
 """
@@ -82,7 +82,7 @@ def main():
     a.add_argument('--weights', required=True, help='ImageNet weights of torchvision mobilenet_v2')
     a.add_argument('--cache', type=Path, required=True, help='a folder for the cached maps (300 MB)')
     a.add_argument('--seeds', type=int, nargs='+', default=list(range(3, 12)))
-    a.add_argument('--mix', action='store_true', help='which of two settings is better for new labels?')
+    a.add_argument('--mix', action='store_true', help='which setting is better for new labels?')
     a.add_argument('--out', type=Path)
     a = a.parse_args()
     a.out = a.out or here/('new_labels_mix.csv' if a.mix else 'new_labels.csv')
@@ -95,7 +95,7 @@ def main():
         if str(seed) in {r['seed'] for r in csv.DictReader(open(a.out))}: continue
         p, rows = Protocol('new', labels, seed), []
         if a.mix:
-            rows = [(seed, mix, name, f'{v:.5f}') for mix in (0.8, 0.5) for name, v in by_mix(p, caches, mix)]
+            rows = [(seed, mix, name, f'{v:.5f}') for mix in (0.8, 0.5, 0.3) for name, v in by_mix(p, caches, mix)]
             with open(a.out, 'a', newline='') as f: csv.writer(f).writerows(rows)
             print(*rows, sep='\n', flush=True)
             continue
