@@ -20,6 +20,7 @@ import argparse, copy, csv, random, warnings
 from pathlib import Path
 import numpy as np, torch
 from fastai.data.transforms import TrainTestSplitter
+from scipy.linalg import block_diag
 from similarity_finder.calibrate import Calibration, cross_calibrated, fit_calibration
 from similarity_finder.metrics import brier_score, calibration_error, map_at_r, roc_auc
 from similarity_finder.train import label_parts
@@ -31,7 +32,7 @@ header = ['seed', 'photographs', 'fitted to', 'measure', 'value']
 default = methods['default, 24 epochs, kept']
 
 
-def some(p, name, seed, images):
+def some(p, seed, images):
     "The protocol with other images to learn from"
     o = copy.copy(p)
     o.seed, o.train = seed, sorted(images)
@@ -50,7 +51,7 @@ def left_out(p, caches, parts=5, most=12, **cfg):
     "Logits and labels of pairs of labels that a network has not learned, one set for each training"
     for k, part in enumerate(label_parts([p.labels[i] for i in p.train], parts, p.seed)):
         known = [i for i in p.train if p.labels[i] not in part]
-        o, rng, by = some(p, 'new', 1000*(p.seed+1)+k, held_out(known, p.labels, p.seed)[0]), random.Random(p.seed), {}
+        o, rng, by = some(p, 1000*(p.seed+1)+k, held_out(known, p.labels, p.seed)[0]), random.Random(p.seed), {}
         for i in p.train: by.setdefault(p.labels[i], []).append(i)
         asked = sorted(i for l in sorted(part) for i in rng.sample(by[l], min(most, len(by[l]))))
         score = train(o, caches, **{**default, **cfg})[0]
@@ -61,16 +62,15 @@ def left_out(p, caches, parts=5, most=12, **cfg):
 
 def block(sets):
     "Logits of several sets of images, each compared with itself alone"
-    n = [len(l) for _, l in sets]
-    z = np.full((sum(n),)*2, -np.inf)
-    for start, (s, l) in zip(np.cumsum([0, *n]), sets): z[start:start+len(l), start:start+len(l)] = s
+    z = block_diag(*(s for s, _ in sets))
+    z[~block_diag(*(np.ones_like(s, dtype=bool) for s, _ in sets))] = -np.inf
     return z, np.concatenate([l for _, l in sets])
 
 
 def by_mix(p, caches, mix):
     "MAP@R of labels left out of trainings, of new ones, and of those that were learned"
     learned, asked = held_out(p.train, p.labels, p.seed)
-    score = train(some(p, 'new', p.seed, learned), caches, **{**default, 'mix': mix})[0]
+    score = train(some(p, p.seed, learned), caches, **{**default, 'mix': mix})[0]
     yield 'left-out labels', np.mean([map_at_r(z, l, l) for z, l in left_out(p, caches, mix=mix)])
     yield 'as they are', p.measures(p.scores_of(score))['map@r']
     yield 'evenly', np.mean([o.measures(o.scores_of(score))['map@r'] for o in evenly(p)])
@@ -100,7 +100,7 @@ def main():
             print(*rows, sep='\n', flush=True)
             continue
         learned, asked = held_out(p.train, p.labels, seed)
-        score = train(some(p, 'new', seed, learned), caches, **default)[0]
+        score = train(some(p, seed, learned), caches, **default)[0]
         sets = list(left_out(p, caches))
         z, l = block(sets)
         fits = {'nothing': Calibration(), 'held-out images': fit_calibration(score(asked, learned), p.labels[asked], p.labels[learned], 0.5), 'left-out labels': fit_calibration(z, l, l, 0.5)}

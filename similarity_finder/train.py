@@ -18,6 +18,7 @@ import torch
 from fastai.data.transforms import RandomSplitter
 from fastai.torch_core import set_seed
 from fastai.vision.augment import aug_transforms
+from scipy.linalg import block_diag
 from torchvision.models import resnet34
 
 from . import __file__ as package
@@ -188,13 +189,11 @@ def score_new_labels(
         done.append((list(at.values()), gallery.scores(gallery.vectors).double().numpy()[np.ix_(list(at), list(at))]))
         skipped += gallery.skipped
     asked = [f for files,_ in done for f in files]
-    logits,groups,start = np.full((len(asked),)*2, -np.inf),[group(f) for f in asked],0
-    for files,z in done:
-        s = slice(start, start+len(files))
-        logits[s,s] = z
-        start += len(files)
-    logits[np.array([[a == b for b in groups] for a in groups])] = -np.inf
-    labels = [of[f] for f in asked]
+    labels,groups = [of[f] for f in asked],[group(f) for f in asked]
+    code = {g: i for i,g in enumerate(dict.fromkeys(groups))}
+    codes = np.array([code[g] for g in groups])
+    together = block_diag(*(np.ones_like(z, dtype=bool) for _,z in done))
+    logits = np.where(together & (codes[:,None] != codes[None]), block_diag(*(z for _,z in done)), -np.inf)
     return Scored(asked, labels, logits, labels, skipped)
 
 # %% ../nbs/07_train.ipynb #cf6236ba
