@@ -1,6 +1,6 @@
-"""Percentages for labels that no network has learned, without an image of them: writes bench/new_labels.csv, and with --mix bench/new_labels_mix.csv.
+"""Percentages for labels that no network has learned, without an image of them, and with those that the gallery has: writes bench/new_labels.csv, with --mix bench/new_labels_mix.csv, with --gallery bench/new_labels_gallery.csv.
 
-    FASTAI_HOME=... python bench/new_labels.py --weights mobilenet_v2.pth --cache folder [--seeds 3 4 5 6 7 8 9 10 11] [--mix]
+    FASTAI_HOME=... python bench/new_labels.py --weights mobilenet_v2.pth --cache folder [--seeds 3 4 5 6 7 8 9 10 11] [--mix] [--gallery [--without left-out]]
 
 A third of the breeds are new: nothing of them is looked at but to measure. Of the photographs of the other breeds a fifth is held out, and the default is trained on the rest, as `train_finder` does.
 Then, as `score_new_labels` does, the default is trained five more times, each time without a fifth of those breeds, which then ask among themselves (no more than 12 photographs of each).
@@ -14,9 +14,12 @@ P(same) of pairs of new breeds, for as many same as different pairs, by calibrat
 'AUC of left-out labels' is what the five trainings foretell of the AUC on new ones.
 --mix: do left-out labels foretell which setting is better for new ones? MAP@R with as much of the trained blocks as the default keeps (0.8), and with less (0.5, 0.3): of labels left out (the mean of the five
 trainings), of new breeds, as they are and evenly, and of held-out images of breeds that were learned.
-Seeds 0 to 2 and 12 to 14 were looked at before: three parts or five (0 and 12 alone), and whether breeds with many photographs may count for more.
+--gallery: the gallery has a few labelled images of each new breed (so many, or half of them), the others ask; where a breed has too few, two ask. Which, is drawn ten times (the mean). The same calibrations, and one
+that was fitted to the pairs of the gallery's own images ('gallery'), as `SimilarityFinder.calibrate('gallery')` does. `--seeds 18 ... 35 --without left-out` are other splits, without the five trainings.
+Seeds 0 to 2 and 12 to 14 were looked at before: with --gallery all six, three parts or five (0 and 12 alone), and whether breeds with many photographs may count for more.
 """
 import argparse, copy, csv, random, warnings
+from itertools import product
 from pathlib import Path
 import numpy as np, torch
 from fastai.data.transforms import TrainTestSplitter
@@ -77,20 +80,43 @@ def by_mix(p, caches, mix):
     yield 'of learned labels', map_at_r(np.asarray(score(asked, learned), dtype=float), p.labels[asked], p.labels[learned])
 
 
+errors = {'calibration error': lambda P, q, g: calibration_error(P, q, g, prior=0.5), 'Brier score': lambda P, q, g: brier_score(P, q, g, 0.5)}
+
+
+def by_gallery(p, s, fits, draws=10, most=12):
+    "Errors on pairs of new breeds, some images of which are in the gallery with labels: photographs, images of a breed, what was fitted to, measure -> value"
+    out, labels = {}, p.labels[p.query]
+    for photographs_, n in product(('as they are', 'evenly'), (2, 3, 4, 6, 'half')):
+        for d in range(draws):
+            rng, gallery, asked = random.Random(draws*p.seed + d), [], []
+            for b in sorted(set(labels)):
+                some = rng.sample(list(np.flatnonzero(labels == b)), (labels == b).sum())[:most if photographs_ == 'evenly' else None]
+                k = len(some)//2 if n == 'half' else min(n, len(some)-2)
+                gallery += some[:k]
+                asked += some[k:]
+            q, g = labels[asked], labels[gallery]
+            for name, c in {**fits, 'gallery': fit_calibration(s[np.ix_(gallery, gallery)], g, g, 0.5)}.items():
+                P = c.probability(s[np.ix_(asked, gallery)])
+                for m, f in errors.items(): out.setdefault((photographs_, n, name, m), []).append(f(P, q, g))
+    return {k: np.mean(v) for k, v in out.items()}
+
+
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument('--weights', required=True, help='ImageNet weights of torchvision mobilenet_v2')
     a.add_argument('--cache', type=Path, required=True, help='a folder for the cached maps (300 MB)')
     a.add_argument('--seeds', type=int, nargs='+', default=list(range(3, 12)))
     a.add_argument('--mix', action='store_true', help='which setting is better for new labels?')
+    a.add_argument('--gallery', action='store_true', help='what do a few labelled images of the new labels give?')
+    a.add_argument('--without', nargs='*', default=(), choices=['left-out'], help='calibrations to do without')
     a.add_argument('--out', type=Path)
     a = a.parse_args()
-    a.out = a.out or here/('new_labels_mix.csv' if a.mix else 'new_labels.csv')
+    a.out = a.out or here/f'new_labels{"_mix" if a.mix else "_gallery" if a.gallery else ""}.csv'
     torch.set_num_threads(1)
     warnings.simplefilter('ignore')
     labels, encoder, maps = photographs(a.weights, a.cache)
     caches = Caches(encoder, maps, a.cache)
-    if not a.out.exists(): a.out.write_text(','.join(['seed', 'mix', 'photographs', 'map@r'] if a.mix else header)+'\n')
+    if not a.out.exists(): a.out.write_text(','.join(['seed', 'mix', 'photographs', 'map@r'] if a.mix else [*header[:2], 'images', *header[2:]] if a.gallery else header)+'\n')
     for seed in a.seeds:
         if str(seed) in {r['seed'] for r in csv.DictReader(open(a.out))}: continue
         p, rows = Protocol('new', labels, seed), []
@@ -101,21 +127,28 @@ def main():
             continue
         learned, asked = held_out(p.train, p.labels, seed)
         score = train(some(p, seed, learned), caches, **default)[0]
-        sets = list(left_out(p, caches))
-        z, l = block(sets)
-        fits = {'nothing': Calibration(), 'held-out images': fit_calibration(score(asked, learned), p.labels[asked], p.labels[learned], 0.5), 'left-out labels': fit_calibration(z, l, l, 0.5)}
+        fits = {'nothing': Calibration(), 'held-out images': fit_calibration(score(asked, learned), p.labels[asked], p.labels[learned], 0.5)}
+        if 'left-out' not in a.without:
+            sets = list(left_out(p, caches))
+            z, l = block(sets)
+            fits['left-out labels'] = fit_calibration(z, l, l, 0.5)
+        if a.gallery:
+            rows = [(seed, *k, f'{v:.5f}') for k, v in by_gallery(p, p.scores_of(score), fits).items()]
+            with open(a.out, 'a', newline='') as f: csv.writer(f).writerows(rows)
+            print(*rows, sep='\n', flush=True)
+            continue
         for photographs_, ps in (('as they are', [p]), ('evenly', list(evenly(p)))):
             values = {}
             for o in ps:
                 s, q = o.scores_of(score), o.labels[o.query]
                 ways = {k: [c.probability(s)] for k, c in fits.items()} | {f'{k} new labels': v for k, v in zip(('half of the', 'all other'), calibrated(o, s, 0.5, 10 if photographs_ == 'as they are' else 1).values())}
                 for k, P in ways.items():
-                    for m, f in (('calibration error', lambda x: calibration_error(x, q, q, prior=0.5)), ('Brier score', lambda x: brier_score(x, q, q, 0.5))): values.setdefault((k, m), []).append(np.mean([f(x) for x in P]))
+                    for m, f in errors.items(): values.setdefault((k, m), []).append(np.mean([f(x, q, q) for x in P]))
                 values.setdefault(('nothing', 'AUC'), []).append(roc_auc(s, q, q))
             rows += [(seed, photographs_, *k, f'{np.mean(v):.5f}') for k, v in values.items()]
         s, q, g = np.asarray(score(asked, learned), dtype=float), p.labels[asked], p.labels[learned]
         known = {'nothing': fits['nothing'].probability(s), 'held-out images': cross_calibrated(s, q, g, 0.5, seed=seed), 'left-out labels': fits['left-out labels'].probability(s)}
-        rows += [(seed, 'of learned labels', k, m, f'{f(P):.5f}') for k, P in known.items() for m, f in (('calibration error', lambda x: calibration_error(x, q, g, prior=0.5)), ('Brier score', lambda x: brier_score(x, q, g, 0.5)))]
+        rows += [(seed, 'of learned labels', k, m, f'{f(P, q, g):.5f}') for k, P in known.items() for m, f in errors.items()]
         rows.append((seed, 'evenly', 'left-out labels', 'AUC of left-out labels', f'{np.mean([roc_auc(*o, o[1]) for o in sets]):.5f}'))
         with open(a.out, 'a', newline='') as f: csv.writer(f).writerows(rows)
         print(*rows, sep='\n', flush=True)

@@ -97,7 +97,8 @@ def cross_calibrated(
     prior:float|None=None, # share of same pairs where the percentages will be read; by default as in each fit's pairs, by label as in all of these
     folds:int=2, # parts of the queries, or of their labels, each calibrated with the others
     seed:int=42, # of who is in which part
-    by:str='query' # what is parted: 'query', or 'label': then no image with a query's label, be it in the gallery, is in its fit; that takes three labels
+    by:str='query', # what is parted: 'query', or 'label': then no image with a query's label, be it in the gallery, is in its fit; that takes three labels
+    own=None # (Q,), the place in the gallery of a query that is in it, else -1: by query, no pair with it on either side is in its fit
 )->np.ndarray: # (Q, G), P(same); minus infinity stays
     "Probabilities of each query from a calibration that has not seen it, or not its label"
     if by not in ('query','label'): raise ValueError(f"by is 'query' or 'label', not {by!r}")
@@ -113,7 +114,8 @@ def cross_calibrated(
     for k in range(folds):
         left_out = np.flatnonzero(rank % folds == k)
         asked = np.isin(of_query, left_out)
-        seen = z if by == 'query' else np.where(np.isin(of_gallery, left_out), -np.inf, z)
+        hidden = np.isin(of_gallery, left_out) if by == 'label' else np.isin(np.arange(z.shape[-1]), [] if own is None else np.asarray(own)[asked])
+        seen = np.where(hidden, -np.inf, z)
         try: out[asked] = fit_calibration(seen, labels, gallery_labels, prior, ~asked).probability(z[asked])
         except ValueError as e: raise ValueError(f'without one of {folds} parts of the {what}: {e}') from e
     return out

@@ -19,7 +19,8 @@ from .command import Folder,Json,Strict,Workers,command,images_of,labeller_of,pi
 @command
 def evaluate(
     finder:Folder,
-    images:Annotated[list[Path], typer.Argument(help='Folders or image files that the finder was not trained on, with labels.')],
+    images:Annotated[list[Path]|None, typer.Argument(help='Folders or image files that the finder was not trained on, with labels; none with --gallery.')]=None,
+    gallery:Annotated[bool, typer.Option('--gallery', help='Instead of other images, those of the gallery whose labels the finder was not trained on, each compared with all others.')]=False,
     labels:Annotated[str|None, typer.Option(help='Where labels come from, as for `train` (default: as when the finder was trained).')]=None,
     threshold:Annotated[float, typer.Option(help='Matches with a lower P(same) count as not shown: how often is "none of these" the right answer?', min=0, max=1)]=0.5,
     calibrate:Annotated[bool, typer.Option('--calibrate', help='Fit P(same) to these images, and save it with the finder.')]=False,
@@ -35,8 +36,10 @@ def evaluate(
     with report(as_json) as answer:
         for option,given in (('--prior', prior is not None), ('--unknown', unknown)):
             if given and not calibrate: raise ValueError(f'{option} is for --calibrate: add it, or leave {option} out')
+        if gallery == bool(images): raise ValueError('name images to measure with, or --gallery for those of the gallery' + (', not both' if gallery else ''))
+        if gallery and labels is not None: raise ValueError('the images of the gallery have their labels: --labels is for others')
         from similarity_finder.finder import SimilarityFinder
-        found,files = SimilarityFinder.load(finder),images_of(images)
+        found,files = SimilarityFinder.load(finder),'gallery' if gallery else images_of(images)
         if expand is not None: found.expand(expand)
         args = dict(num_workers=workers, on_error='raise' if strict else 'skip', label_func='same' if labels is None else labeller_of(labels))
         measured = found.evaluate(files, threshold=threshold, seed=seed, **args)

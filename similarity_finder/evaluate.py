@@ -37,6 +37,7 @@ class Scored(NamedTuple):
     gallery_labels:list # G labels
     skipped:list # (file, reason) of queries that could not be used
     pairs:np.ndarray|None=None # (Q, G), logits of all pairs by themselves, where the search goes by neighbours as well
+    own:np.ndarray|None=None # (Q,), the place of each query in the gallery, -1 where it is not in it; None: it is for none
 
     @property
     def same(self): # (Q, G) of bool
@@ -54,7 +55,7 @@ class Scored(NamedTuple):
     ): # a `Scored`
         "Some of the queries"
         at = np.flatnonzero(keep)
-        return self._replace(files=[self.files[i] for i in at], labels=[self.labels[i] for i in at], logits=self.logits[at], pairs=None if self.pairs is None else self.pairs[at])
+        return self._replace(files=[self.files[i] for i in at], labels=[self.labels[i] for i in at], logits=self.logits[at], pairs=None if self.pairs is None else self.pairs[at], own=None if self.own is None else self.own[at])
 
 def _searched(gallery, files, pairs, progress=False):
     "What a search goes by, from the logits of all pairs (Q, G); minus infinity where there is nothing to compare"
@@ -86,16 +87,16 @@ def score_queries(
     for f in files:
         try: labels.append(label_func(f)); good.append(f)
         except LabelError as e: skipped.append((f, str(e)))
-    done = gallery.encoder.encode(good, bs, num_workers, progress) if good else None
-    if done is not None: skipped += [(good[i], reason) for i,reason in done.skipped]
+    done = gallery.encode_files(good, bs, num_workers, progress)
+    skipped += [(good[i], reason) for i,reason in done.skipped]
     report_skipped(skipped, len(files), on_error)
-    if done is None or not done.kept: raise ValueError(f'none of {len(files)} files can be used (first: {skipped[0][0]}: {skipped[0][1]})')
+    if not done.kept: raise ValueError(f'none of {len(files)} files can be used (first: {skipped[0][0]}: {skipped[0][1]})')
     good,labels = [good[i] for i in done.kept],[labels[i] for i in done.kept]
-    scores,own = gallery.scores(done.vectors).double().numpy(),[gallery.index(f) for f in good]
-    logits,inside = _searched(gallery, good, scores, progress),[i for i in own if i is not None]
-    if inside: warnings.warn(f'{len(inside)} of {len(good)} queries are images of the gallery (first: {gallery.files[inside[0]].name}). Each is left out of its own matches; but if the '
-                             'networks have learned from them, the measures flatter', stacklevel=2)
-    return Scored(good, labels, logits, list(gallery.labels), skipped, None if gallery.expansion is None else scores)
+    scores,own = gallery.scores(done.vectors).double().numpy(),np.array([-1 if (i := gallery.index(f)) is None else i for f in good])
+    logits,inside = _searched(gallery, good, scores, progress),own[own >= 0]
+    if len(inside): warnings.warn(f'{len(inside)} of {len(good)} queries are images of the gallery (first: {gallery.files[inside[0]].name}). Each is left out of its own matches; but if the '
+                                  'networks have learned from them, the measures flatter', stacklevel=2)
+    return Scored(good, labels, logits, list(gallery.labels), skipped, None if gallery.expansion is None else scores, own if len(inside) else None)
 
 # %% ../nbs/05_evaluate.ipynb #7c881fbd
 evaluation_measures = { # name -> what it says
@@ -227,7 +228,7 @@ class Evaluation:
 
 def evaluate(
     gallery:Gallery, # with labels
-    files, # labelled image files that no network has learned from; their labels need not be in the gallery
+    files, # labelled image files that no network has learned from; their labels need not be in the gallery. Or what `score_queries` made of them
     label_func='same', # file -> label; by default the gallery's own
     classifier:Classifier|None=None, # to measure how often its class hides every right image
     threshold:float=0.5, # a match with a lower P(same) is not shown, between 0 and 1
@@ -242,7 +243,7 @@ def evaluate(
 )->Evaluation:
     "Measure a gallery's search on labelled files"
     if not 0 <= threshold <= 1: raise ValueError(f'threshold, a probability, lies between 0 and 1, not {threshold}')
-    scored = score_queries(gallery, files, label_func, bs, num_workers, progress, on_error)
+    scored = files if isinstance(files, Scored) else score_queries(gallery, files, label_func, bs, num_workers, progress, on_error)
     if not scored.known.any(): raise ValueError(f'none of {len(scored.files)} queries has a label that the gallery has (first: {scored.labels[0]!r}; the gallery has '
                                                 f'{sorted({str(l) for l in scored.gallery_labels})[:5]} ...): is label_func the right one?')
     how,calibration = dict(draws=draws, level=level, seed=seed),gallery.calibration
@@ -306,7 +307,7 @@ class Calibrated(NamedTuple):
     "A calibration, and the calibration error that it removed"
     calibration:Calibration # temperature, shift, prior
     before:Interval # calibration error of what was there before, at the prior that was asked for
-    after:Interval # of queries that the calibration has not seen; NaN if they are too few to be halved
+    after:Interval # of queries that the calibration has not seen; NaN if they are too few to be parted
     other_labels:Interval # of queries whose label it has not seen, though the networks may have; an interval over the labels of queries. NaN if it was not asked for or there are fewer than three
     def __repr__(self):
         said = f'P(same) calibrated for {self.calibration.prior:.1%} same pairs, temperature {self.calibration.temperature:.2f}; calibration error {self.before} before, {self.after} after'
@@ -332,9 +333,9 @@ def calibrate_head(
     def unseen(folds, by, **kwargs): # the error of what has no part in the fit
         with warnings.catch_warnings():
             warnings.simplefilter('ignore') # the fit to all has said what there is to say
-            try: return error(cross_calibrated(known.logits, *pair, prior=prior, folds=folds, seed=seed, by=by), **kwargs)
+            try: return error(cross_calibrated(known.logits, *pair, prior=prior, folds=folds, seed=seed, by=by, own=known.own), **kwargs)
             except ValueError: return Interval(np.nan, np.nan, np.nan) # too few
-    after,other_labels = unseen(2, 'query'),unseen(min(label_folds, len(set(known.labels))), 'label', groups=known.labels)
+    after,other_labels = unseen(2 if known.own is None else min(5, len(known.labels)), 'query'),unseen(min(label_folds, len(set(known.labels))), 'label', groups=known.labels)
     old = head_calibration(head)
     before = error((old if prior is None else old.at_prior(prior)).probability(known.logits))
     store_calibration(new, head)

@@ -228,8 +228,24 @@ def similar_cams(self:SimilarityFinder,
 
 # %% ../nbs/05_finder.ipynb #9cf0525b
 @patch
+def new_label_files(self:SimilarityFinder)->list: # files
+    "The gallery's images of labels that the classifier has not learned; without a classifier, all that have a label"
+    learned = {str(o) for o in self.classifier.vocab} if self.classifier is not None else set()
+    return [f for f,l in zip(self.gallery.files, self.gallery.labels) if l is not None and str(l) not in learned]
+
+def _score(finder, files, label_func, **kwargs):
+    "Score some files, or those images of the gallery that have new labels"
+    if not isinstance(files, str) or files != 'gallery': return score_queries(finder.gallery, files, label_func, **kwargs)
+    if label_func != 'same': raise ValueError("the images of the gallery have their labels: label_func is for other files than 'gallery'")
+    new = finder.new_label_files()
+    if not new: raise ValueError(f'the gallery has {len(finder.gallery)} images and none of a label that the networks have not learned. Of learned labels, images that the networks have not learned from are needed: pass their files')
+    with warnings.catch_warnings():
+        if finder.classifier is not None: warnings.filterwarnings('ignore', '.* queries are images of the gallery') # the networks have not learned from these
+        return score_queries(finder.gallery, new, dict(zip(finder.gallery.files, finder.gallery.labels)).__getitem__, **kwargs)
+
+@patch
 def calibrate(self:SimilarityFinder,
-    files=None, # labelled images that no network has learned from; None: change the prior only
+    files=None, # labelled images that no network has learned from; 'gallery': the `new_label_files` of the gallery, each against all others; None: change the prior only
     prior:float|None=None, # share of same pairs where the percentages will be read; by default as these files and the gallery have it
     label_func='same', # file -> label; by default the gallery's own
     seed:int=42, # of the parts that measure what it brings
@@ -238,7 +254,7 @@ def calibrate(self:SimilarityFinder,
     **kwargs # further arguments of `score_queries`
 )->Calibrated: # with the calibration error before, after, and on labels left out of the fit; for a change of the prior a `Calibration`
     "Fit P(same) to held-out files, or ask for another prior; `save` keeps it"
-    if files is not None: return calibrate_gallery(self.gallery, score_queries(self.gallery, files, label_func, **kwargs), prior, seed, unknown=unknown, label_folds=label_folds)
+    if files is not None: return calibrate_gallery(self.gallery, _score(self, files, label_func, **kwargs), prior, seed, unknown=unknown, label_folds=label_folds)
     if prior is None: raise ValueError('calibrate needs files to fit to, or a prior to change to')
     if unknown: raise ValueError('unknown=True counts files of labels that the gallery has not: pass files')
     for o in (self.gallery.head, self.gallery.expansion):
@@ -248,25 +264,28 @@ def calibrate(self:SimilarityFinder,
 # %% ../nbs/05_finder.ipynb #a7943bfc
 @patch
 def evaluate(self:SimilarityFinder,
-    files, # labelled image files that no network has learned from; their labels need not be in the gallery
+    files, # labelled image files that no network has learned from; their labels need not be in the gallery. 'gallery': the `new_label_files` of the gallery, each against all others
     label_func='same', # file -> label; by default the gallery's own
     threshold:float=0.5, # a match with a lower P(same) is not shown
     **kwargs # further arguments of `evaluate`
 )->Evaluation:
     "Measure this finder on labelled files"
-    return evaluate(self.gallery, files, label_func, self.classifier, threshold, **kwargs)
+    classifier = self.classifier
+    if isinstance(files, str) and files == 'gallery': # of labels that the classifier does not know
+        files,classifier = _score(self, files, label_func, **{k: kwargs.pop(k) for k in ('bs','num_workers','progress','on_error') if k in kwargs}),None
+    return evaluate(self.gallery, files, label_func, classifier, threshold, **kwargs)
 
 # %% ../nbs/05_finder.ipynb #55866fb6
 @patch
 def threshold_at(self:SimilarityFinder,
-    files, # labelled images that no network has learned from
+    files, # labelled images that no network has learned from, or 'gallery', as in `calibrate`
     fpr:float=0.05, # share of false positives to stay at or below
     per:str='query', # false positives are queries with any wrong match that passes, or 'pair': different pairs that pass
     label_func='same', # file -> label; by default the gallery's own
     **kwargs # further arguments of `score_queries`
 )->Threshold: # its score is a P(same), for `search(..., min_probability=)`
     "The lowest P(same) that keeps to a false positive rate"
-    scored = score_queries(self.gallery, files, label_func, **kwargs)
+    scored = _score(self, files, label_func, **kwargs)
     t = threshold_at(self.gallery.calibration.probability(scored.logits), scored.labels, scored.gallery_labels, fpr, per)
     return t._replace(score=min(t.score, float(np.nextafter(1, 2)))) # the next number above 1: no match passes
 

@@ -22,8 +22,8 @@ from fastcore.foundation import L
 from .calibrate import head_calibration
 from .changes import Changes,file_key,file_stat,plan_changes
 from .data import image_files,label_func,report_skipped
-from .encode import PairEncoder
-from .head import PairVectors
+from .encode import Encoded,PairEncoder
+from .head import PairVectors,cat_vectors
 from .scan import best,pair_scan,scan_weights
 from .table import GalleryTable,Rows,StoreError,cat_rows,empty_rows,list_galleries
 
@@ -217,9 +217,32 @@ def encode(self:Gallery,
     fn # an image file or an open image
 )->PairVectors: # of one image
     "The vectors of a query, from the gallery if it is there and has not changed since"
+    i = self._unchanged(fn)
+    return self.encoder([fn]) if i is None else self._stored([i])
+
+@patch
+def _unchanged(self:Gallery, fn):
+    "The place of an image whose vectors are in memory and still those of its file, or None"
     i = self.index(fn)
-    if i is None or self.vectors is None or file_stat(file_key(fn)) != (self.rows.sizes[i], self.rows.mtimes[i]): return self.encoder([fn])
-    return PairVectors(*(o.float().cpu() for o in self.vectors.rows([i])))
+    return None if i is None or self.vectors is None or file_stat(file_key(fn)) != (self.rows.sizes[i], self.rows.mtimes[i]) else i
+
+@patch
+def _stored(self:Gallery, at): return PairVectors(*(o.float().cpu() for o in self.vectors.rows(at)))
+
+@patch
+def encode_files(self:Gallery,
+    files, # image files
+    bs:int=64, # images a batch
+    num_workers:int|None=None, # processes that decode; by default as many as it takes
+    progress:bool=True # show a progress bar
+)->Encoded: # of all
+    "Encode many files, but for those that are in the gallery and have not changed since"
+    own = [self._unchanged(f) for f in files]
+    known,rest = ([i for i,o in enumerate(own) if (o is None) == missing] for missing in (False, True))
+    new = self.encoder.encode([files[i] for i in rest], bs, num_workers, progress) if rest else Encoded([], None, [])
+    at = known + [rest[i] for i in new.kept]
+    vectors = [*([self._stored([own[i] for i in known])] if known else []), *([new.vectors] if new.kept else [])]
+    return Encoded(sorted(at), cat_vectors(vectors).rows(np.argsort(at)) if at else None, [(rest[i], reason) for i,reason in new.skipped])
 
 def _is_one(query): return isinstance(query, (str, Path, Image.Image))
 
