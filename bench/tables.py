@@ -1,4 +1,4 @@
-"What the pages of the docs that tell of quality share: the measured runs and their names, means with spreads and intervals, and tables in Markdown"
+"What the pages of the docs that tell of quality share: the measured runs and their names, means with spreads and intervals, tables in Markdown, and what was aimed at"
 from pathlib import Path
 import pandas as pd
 from scipy.stats import t as student
@@ -15,12 +15,16 @@ names = {'pixels': 'Pixels', 'raw features': 'Raw features', 'raw features and v
          'default, 24 epochs, kept, mixed 0.3': 'Ours, mixed by 0.3', 'default, 24 epochs, kept, mixed 0.5': 'Ours, mixed by one half', ours: 'Our default'}
 protocols = {'known': 'Known breeds', 'new': 'New breeds', 'known, even': 'Known breeds, evenly', 'new, even': 'New breeds, evenly', 'characters': 'New characters'}
 splits = 9 # of photographs: seeds 3 to 11
+pets = ('known', 'new', 'known, even', 'new, even')
+measures = {'auc': 'AUC', 'recall@1': 'R@1', 'map@r': 'MAP@R'}
+rivals = [m for m in names if m == ours or not names[m].startswith('Our') and 'softmax' not in m] # what is not ours, and the default
+other_loss = 'MultiSimilarity, 24 epochs, kept' # in our recipe: a rival where that is said
 
 _drawn = measured.protocol == 'characters' # of one length and rate
 measured.loc[_drawn, 'method'] = measured.method[_drawn].map(lambda o: ours if o == 'default' else f'{o}, 24 epochs' if f'{o}, 24 epochs' in names else o)
 quality = measured[_drawn | ((measured.dataset == 'third') & measured.method.isin(names))]
 better = measured[measured.dataset == 'EfficientNet-Lite2'] # an encoder that knew more
-left_out = pd.read_csv(here/'new_labels.csv') # percentages for labels that were not learned
+left_out, in_gallery = (pd.read_csv(here/f'new_labels{o}.csv') for o in ('', '_gallery')) # percentages for labels that were not learned, without an image of them and with those in the gallery
 fresh = measured[measured.dataset == 'fresh'] # splits that nothing was measured on before the recipe was as it is
 
 
@@ -75,3 +79,51 @@ def hindsight(protocol, measure, of=quality, lowest=False):
     "What a choice of the method with hindsight would give, on each split anew: the lowest value, or the gain over raw features; pixels, which tell nothing, are not chosen"
     r = runs(protocol, measure, of).drop(columns='pixels', errors='ignore').dropna()
     return r.min(axis=1) if lowest else r.drop(columns='raw features').max(axis=1) - r['raw features']
+
+
+def by_protocol(protocol, measures, methods=rivals):
+    "A table of some measures, under the name of its protocol"
+    return f'**{protocols[protocol]}**\n\n' + by_method(protocol, measures, methods)
+
+
+def said(x, sign='', digits=3):
+    "Mean and 95 % interval"
+    return '{:{f}} ({:{f}} to {:{f}})'.format(x.mean(), *interval(x), f=f'{sign}.{digits}f')
+
+
+def fitted(photographs):
+    "Errors on new labels: a row for each split, columns for what was fitted to and for the measure"
+    return left_out[left_out.photographs == photographs].pivot(index='seed', columns=['fitted to', 'measure'], values='value')
+
+
+def fitted_in_gallery(photographs, seeds=(3, 11)):
+    "The same where the gallery has labelled images of them, so many of each (a string: a number, or 'half')"
+    q = in_gallery[(in_gallery.photographs == photographs) & in_gallery.seed.between(*seeds)]
+    return q.pivot(index='seed', columns=['images', 'fitted to', 'measure'], values='value')
+
+
+def standing(protocol, measure, more=(), of=quality):
+    "Whether the default is first or level (True) or not, against all methods that are not ours and some more; and the closest of those that it is behind, or level with, or ahead of"
+    r = runs(protocol, measure, of)
+    lead = {m: o for m in [*rivals, *more] if m in r and m != ours and len(o := (r[ours]-r[m]).dropna()) > 1}
+    if not lead: return None, 'not measured'
+    behind = {m: o for m, o in lead.items() if interval(o)[1] < 0}
+    level = {m: o for m, o in lead.items() if interval(o)[0] <= 0 <= interval(o)[1]}
+    worst = behind or level or lead
+    m = min(worst, key=lambda o: worst[o].mean())
+    return not behind, f'{"behind" if behind else "level" if level else "first"}: {said(lead[m], "+", 4)} to {names[m]}'
+
+
+def held(x, limit, sign):
+    "Whether values are at least (sign 1) or at most (-1) a limit: surely (True), on average (None), or not; and their mean and interval"
+    worse = interval(x)[0 if sign > 0 else 1]
+    return sign*(worse-limit) >= 0 or (None if sign*(x.mean()-limit) >= 0 else False), said(x)
+
+
+def gain(protocol, least, of=quality, method=ours): return held(((r := runs(protocol, 'map@r', of))[method] - r['raw features']).dropna(), least, 1)
+def at_most(protocol, measure, most, of=quality): return held(runs(protocol, measure, of)[ours].dropna(), most, -1)
+
+
+def targets(lines):
+    "A table of aims; each line is what was aimed at, whether it was met, and what was measured"
+    return markdown('target', ['', 'measured'], ([t, 'met' if ok else '**missed**' if ok is False else 'met on average', v] for t, ok, v in lines))

@@ -94,7 +94,7 @@ def cross_calibrated(
     logits, # (Q, G); minus infinity leaves a pair out
     labels, # Q labels; or which pairs are the same, (Q, G)
     gallery_labels=None, # G labels
-    prior:float|None=None, # share of same pairs where the percentages will be read; by default as in each fit's pairs, by label as in all of these
+    prior:float|None=None, # share of same pairs where the percentages will be read; by default as in each fit's pairs; by label, or with `own`, as in all of these
     folds:int=2, # parts of the queries, or of their labels, each calibrated with the others
     seed:int=42, # of who is in which part
     by:str='query', # what is parted: 'query', or 'label': then no image with a query's label, be it in the gallery, is in its fit; that takes three labels
@@ -110,7 +110,7 @@ def cross_calibrated(
     rank,out = np.random.default_rng(seed).permutation(n),np.empty(z.shape)
     if by == 'label':
         rank = (rank + n*~np.isin(np.arange(n), of_gallery)).argsort().argsort() # those that the gallery has are spread over all parts
-        if prior is None: _,same,different = _rows(z, labels, gallery_labels); prior = same.sum()/(same.sum()+different.sum()) # without a label there is another share
+    if prior is None and (by == 'label' or own is not None): _,same,different = _rows(z, labels, gallery_labels); prior = same.sum()/(same.sum()+different.sum()) # without a part of the gallery there is another share
     for k in range(folds):
         left_out = np.flatnonzero(rank % folds == k)
         asked = np.isin(of_query, left_out)

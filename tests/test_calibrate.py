@@ -88,6 +88,24 @@ def test_cross_calibration_is_honest():
     with pytest.raises(ValueError, match='1 queries cannot be parted'): cross_calibrated(z[:1], same[:1])
 
 
+def test_images_that_ask_one_another():
+    "A pair is there from either side; those that ask have no part in their fit, neither as queries nor in the gallery"
+    rng = np.random.default_rng(0)
+    q, own = np.arange(24) % 3, np.r_[np.arange(20), [-1]*4] # four queries are not in the gallery
+    g = q[:20]
+    z = np.where(q[:,None] == g[None], 2, -1) + rng.normal(size=(24, 20))
+    z[np.arange(20), np.arange(20)] = -np.inf
+    p, part = cross_calibrated(z, q, g, folds=4, own=own), np.random.default_rng(42).permutation(24) % 4
+    share = (np.equal.outer(q, g).sum()-20)/(24*20-20)
+    for k in range(4):
+        rows, columns = part == k, ~np.isin(np.arange(20), own[part == k])
+        assert np.allclose(p[rows], fit_calibration(z[~rows][:,columns], q[~rows], g[columns], share).probability(z[rows]))
+        other = np.where(~rows[:,None] & columns[None], z, rng.normal(size=z.shape)*9) # all that those who ask are part of
+        changed = cross_calibrated(other, q, g, share, folds=4, own=own)[rows]
+        assert np.allclose(changed, fit_calibration(z[~rows][:,columns], q[~rows], g[columns], share).probability(other[rows]))
+        assert not np.allclose(cross_calibrated(other, q, g, share, folds=4)[rows], changed) # without `own` they have a part
+
+
 def test_a_label_left_out_has_no_part_in_its_fit():
     "Whatever the logits of its images are, as queries and in the gallery, what is asked of it gets the probabilities that the others fit; and for the same share of same pairs"
     rng = np.random.default_rng(0)

@@ -1,5 +1,9 @@
 "Measuring a finder: queries apart from the gallery, bad files counted, and the same numbers as a search gives"
 import json
+import os
+import shutil
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,3 +165,45 @@ def test_another_prior_is_compared_at_that_prior(parts):
     store_calibration(Calibration(2., -1., 0.05), gallery.head)
     before = calibration_error(Calibration(2., -1., 0.05).at_prior(0.5).probability(known.logits), known.labels, known.gallery_labels, prior=0.5)
     assert calibrate_head(gallery.head, scored, prior=0.5, draws=2).before.value == pytest.approx(before)
+
+
+def test_a_gallery_of_new_labels_asks_itself(finder, doodles, monkeypatch):
+    "Images of labels that the classifier has not learned, each against all others; nothing is encoded, and the numbers are those of a search"
+    kind = lambda f: f'{label_func(f)} again' if label_func(f) != label_func(doodles[0]) else label_func(f)
+    f = SimilarityFinder.from_parts(finder.classifier, Gallery.from_files(doodles[::2], finder.encoder, kind, progress=False))
+    new = [o for o in f.gallery.files if label_func(o) != label_func(doodles[0])]
+    assert f.new_label_files() == new and 0 < len(new) < len(f.gallery)
+    monkeypatch.setattr(f.encoder, 'encode', lambda *a, **k: pytest.fail('encoded'), raising=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error') # that they are in the gallery is as it should be
+        e = f.evaluate('gallery', draws=20)
+        limit = f.threshold_at('gallery', fpr=0.2)
+        done = f.calibrate('gallery')
+    try:
+        assert e.scored.files == new and 'filter_misses' not in e.table.index
+        assert e['recall@1'] == np.mean([f.search(o, k=1)[0].label == kind(o) for o in new])
+        assert limit.n == len(new) and np.allclose(head_calibration(f.gallery.head), done.calibration, rtol=1e-5)
+        of = {o: kind(o) for o in new}
+        with pytest.warns(UserWarning, match='images of the gallery'): same = f.calibrate(new, label_func=lambda o: of[o])
+        assert same.calibration == done.calibration and same.after == done.after
+        p = cross_calibrated(e.scored.logits, e.scored.labels, e.scored.gallery_labels, folds=5, own=np.array([f.gallery.index(o) for o in new]))
+        assert done.after.value == calibration_error(p, e.scored.labels, e.scored.gallery_labels)
+    finally: store_calibration(Calibration(), finder.encoder.head)
+    with pytest.raises(ValueError, match='none of a label that the networks have not learned'): finder.calibrate('gallery')
+    with pytest.raises(ValueError, match="label_func is for other files than 'gallery'"): f.evaluate('gallery', kind)
+    bare = SimilarityFinder.from_parts(None, f.gallery) # nobody knows what it has learned
+    with pytest.warns(UserWarning, match='if the networks have learned from them'): assert bare.evaluate('gallery', draws=2).scored.files == list(f.gallery.files)
+
+
+def test_only_what_is_new_or_changed_is_encoded(finder, doodles, tmp_path, monkeypatch):
+    files = [Path(shutil.copy(o, tmp_path)) for o in doodles[:6]]
+    gallery, encoded, encode = Gallery.from_files(files[:4], finder.encoder, progress=False), [], finder.encoder.encode
+    shutil.copy(doodles[30], files[1])
+    os.utime(files[1], ns=(0, 0))
+    files[2].unlink()
+    monkeypatch.setattr(finder.encoder, 'encode', lambda fs, *a, **k: encoded.extend(fs) or encode(fs, *a, **k), raising=False)
+    got = gallery.encode_files(files, progress=False)
+    assert encoded == [files[1], files[2], files[4], files[5]] and got.kept == [0, 1, 3, 4, 5] and [i for i, _ in got.skipped] == [2]
+    alone = encode([files[i] for i in got.kept], progress=False).vectors
+    for a, b in zip(got.vectors, alone): assert np.allclose(a, b, atol=1e-4) # in the order that was asked for
+    assert gallery.encode_files([], progress=False).kept == []
