@@ -1,6 +1,6 @@
-"""Percentages for labels that no network has learned, without an image of them, and with those that the gallery has: writes bench/new_labels.csv, with --mix bench/new_labels_mix.csv, with --gallery bench/new_labels_gallery.csv.
+"""Percentages for labels that no network has learned, without an image of them, and with those that the gallery has: writes bench/new_labels.csv, with --mix bench/new_labels_mix.csv, with --gallery bench/new_labels_gallery.csv, with --together bench/new_labels_together.csv.
 
-    FASTAI_HOME=... python bench/new_labels.py --weights mobilenet_v2.pth --cache folder [--seeds 3 4 5 6 7 8 9 10 11] [--mix] [--gallery [--without left-out]]
+    FASTAI_HOME=... python bench/new_labels.py --weights mobilenet_v2.pth --cache folder [--seeds 3 4 5 6 7 8 9 10 11] [--mix] [--gallery [--without left-out]] [--together]
 
 A third of the breeds are new: nothing of them is looked at but to measure. Of the photographs of the other breeds a fifth is held out, and the default is trained on the rest, as `train_finder` does.
 Then, as `score_new_labels` does, the default is trained five more times, each time without a fifth of those breeds, which then ask among themselves (no more than 12 photographs of each).
@@ -16,6 +16,8 @@ P(same) of pairs of new breeds, for as many same as different pairs, by calibrat
 trainings), of new breeds, as they are and evenly, and of held-out images of breeds that were learned.
 --gallery: the gallery has a few labelled images of each new breed (so many, or half of them), the others ask; where a breed has too few, two ask. Which, is drawn ten times (the mean). The same calibrations, and one
 that was fitted to the pairs of the gallery's own images ('gallery'), as `SimilarityFinder.calibrate('gallery')` does. `--seeds 18 ... 35 --without left-out` are other splits, without the five trainings.
+--together: the gallery has learned breeds and new ones, as 'together' in quality.py. Calibrations that were fitted to half of the held-out images of learned breeds, to the gallery's images of new breeds (each against all
+others), and to both; judged on the other half and on the other images of new breeds, for the share of same pairs that the gallery has. 'promised' is the mean P(same) of the first image, 'right' how often it is.
 Seeds 0 to 2 and 12 to 14 were looked at before: with --gallery all six, three parts or five (0 and 12 alone), and whether breeds with many photographs may count for more.
 """
 import argparse, copy, csv, random, warnings
@@ -101,6 +103,26 @@ def by_gallery(p, s, fits, draws=10, most=12):
     return {k: np.mean(v) for k, v in out.items()}
 
 
+def by_kind(p, score):
+    "Errors in a gallery of learned and new breeds: what was fitted to, of which queries, measure -> value"
+    s, q, g = p.scores_of(score), p.labels[p.query], p.labels[p.gallery]
+    learned = np.isin(q, p.labels[p.train])
+    half = np.zeros(len(q), dtype=bool)
+    half[random.Random(p.seed).sample(list(np.flatnonzero(learned)), learned.sum()//2)] = True
+    new = [i for i in p.gallery if p.labels[i] not in set(q[learned])]
+    z = np.asarray(score(new, p.gallery), dtype=float).copy()
+    z[np.array(new)[:,None] == np.array(p.gallery)[None]] = -np.inf
+    pairs = {'held-out images': (s[half], q[half]), 'gallery': (z, p.labels[new])}
+    pairs['both'] = tuple(map(np.concatenate, zip(*pairs.values())))
+    out = {}
+    for name, (logits, l) in pairs.items():
+        P = fit_calibration(logits, l, g).probability(s)
+        for kind, rows in (('learned', learned & ~half), ('new', ~learned)):
+            best = P[rows].argmax(1)
+            out |= {(name, kind, 'calibration error'): calibration_error(P[rows], q[rows], g), (name, kind, 'promised'): P[rows].max(1).mean(), (name, kind, 'right'): (g[best] == q[rows]).mean()}
+    return out
+
+
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument('--weights', required=True, help='ImageNet weights of torchvision mobilenet_v2')
@@ -108,17 +130,26 @@ def main():
     a.add_argument('--seeds', type=int, nargs='+', default=list(range(3, 12)))
     a.add_argument('--mix', action='store_true', help='which setting is better for new labels?')
     a.add_argument('--gallery', action='store_true', help='what do a few labelled images of the new labels give?')
+    a.add_argument('--together', action='store_true', help='what holds in a gallery of learned and new labels?')
     a.add_argument('--without', nargs='*', default=(), choices=['left-out'], help='calibrations to do without')
     a.add_argument('--out', type=Path)
     a = a.parse_args()
-    a.out = a.out or here/f'new_labels{"_mix" if a.mix else "_gallery" if a.gallery else ""}.csv'
+    a.out = a.out or here/f'new_labels{next((f"_{o}" for o in ("mix", "gallery", "together") if getattr(a, o)), "")}.csv'
     torch.set_num_threads(1)
     warnings.simplefilter('ignore')
     labels, encoder, maps = photographs(a.weights, a.cache)
     caches = Caches(encoder, maps, a.cache)
-    if not a.out.exists(): a.out.write_text(','.join(['seed', 'mix', 'photographs', 'map@r'] if a.mix else [*header[:2], 'images', *header[2:]] if a.gallery else header)+'\n')
+    if not a.out.exists(): a.out.write_text(','.join(['seed', 'mix', 'photographs', 'map@r'] if a.mix else [*header[:2], 'images', *header[2:]] if a.gallery else [*header[:3], 'queries', *header[3:]] if a.together else header)+'\n')
     for seed in a.seeds:
         if str(seed) in {r['seed'] for r in csv.DictReader(open(a.out))}: continue
+        if a.together:
+            p = Protocol('together', labels, seed)
+            score = train(p, caches, **default)[0]
+            each = {'as they are': [by_kind(p, score)], 'evenly': [by_kind(o, score) for o in evenly(p)]}
+            rows = [(seed, name, *k, f'{np.mean([o[k] for o in v]):.5f}') for name, v in each.items() for k in v[0]]
+            with open(a.out, 'a', newline='') as f: csv.writer(f).writerows(rows)
+            print(*rows, sep='\n', flush=True)
+            continue
         p, rows = Protocol('new', labels, seed), []
         if a.mix:
             rows = [(seed, mix, name, f'{v:.5f}') for mix in (0.8, 0.5, 0.3) for name, v in by_mix(p, caches, mix)]

@@ -74,12 +74,20 @@ def open_split(labels, seed):
     return [known[i] for i in train], [known[i] for i in valid] + new
 
 
+def together_split(labels, seed):
+    "A quarter of each breed's images held out, of new breeds as well: queries among the images that were learned from and the other images of the new breeds, which have labels but were not learned from"
+    train, held = open_split(labels, seed)
+    new = [i for i in held if labels[i] not in {labels[j] for j in train}]
+    there, asked = known_split([labels[i] for i in new], seed)
+    return train, [i for i in held if i not in set(new)] + [new[i] for i in asked], train + [new[i] for i in there]
+
+
 class Protocol:
     "Training images, queries and gallery, as indices"
     def __init__(self, name, labels, seed):
         self.name, self.seed, self.labels = name, seed, np.array(labels)
-        self.train, self.query = dict(known=known_split, new=new_split, open=open_split)[name](labels, seed)
-        self.gallery = self.query if name == 'new' else self.train
+        self.train, self.query, *gallery = dict(known=known_split, new=new_split, open=open_split, together=together_split)[name](labels, seed)
+        self.gallery = gallery[0] if gallery else self.query if name == 'new' else self.train
         vocab = sorted(set(self.labels[self.train]))
         self.y = torch.tensor([vocab.index(l) if l in vocab else -1 for l in labels])
 
@@ -89,9 +97,14 @@ class Protocol:
         s[np.array(self.query)[:,None] == np.array(self.gallery)[None]] = -np.inf
         return s
 
-    def measures(self, s):
+    def by_kind(self, s):
+        "The measures of queries of breeds that were learned, and of new ones"
+        kinds = {'learned': (learned := np.isin(self.labels[self.query], self.labels[self.train])), 'new': ~learned}
+        return {f'{k}, {kind}': v for kind, rows in kinds.items() for k, v in self.measures(s[rows], self.labels[self.query][rows]).items()}
+
+    def measures(self, s, q=None):
         "AUC, R@k and MAP@R, each query weighing the same; and with each breed weighing the same"
-        q, g = self.labels[self.query], self.labels[self.gallery]
+        q, g = self.labels[self.query] if q is None else q, self.labels[self.gallery]
         keep, same = s > -np.inf, q[:,None] == g[None]
         out = {'auc': roc_auc_score(same[keep], s[keep]), **{f'recall@{k}': recall_at_k(s, q, g, k) for k in (1, 5, 10)}, 'map@r': map_at_r(s, q, g)}
         by = {b: [f(s[q == b], q[q == b], g) for f in (recall_at_k, map_at_r)] for b in sorted(set(q))}

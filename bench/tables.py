@@ -16,6 +16,7 @@ names = {'pixels': 'Pixels', 'raw features': 'Raw features', 'raw features and v
 protocols = {'known': 'Known breeds', 'new': 'New breeds', 'known, even': 'Known breeds, evenly', 'new, even': 'New breeds, evenly', 'characters': 'New characters'}
 splits = 9 # of photographs: seeds 3 to 11
 pets = ('known', 'new', 'known, even', 'new, even')
+together = {'together': 'Together', 'together, even': 'Together, evenly'} # learned and new breeds in one gallery; measures of these end in ', learned' or ', new'
 measures = {'auc': 'AUC', 'recall@1': 'R@1', 'map@r': 'MAP@R'}
 rivals = [m for m in names if m == ours or not names[m].startswith('Our') and 'softmax' not in m] # what is not ours, and the default
 other_loss = 'MultiSimilarity, 24 epochs, kept' # in our recipe: a rival where that is said
@@ -24,7 +25,7 @@ _drawn = measured.protocol == 'characters' # of one length and rate
 measured.loc[_drawn, 'method'] = measured.method[_drawn].map(lambda o: ours if o == 'default' else f'{o}, 24 epochs' if f'{o}, 24 epochs' in names else o)
 quality = measured[_drawn | ((measured.dataset == 'third') & measured.method.isin(names))]
 better = measured[measured.dataset == 'EfficientNet-Lite2'] # an encoder that knew more
-left_out, in_gallery = (pd.read_csv(here/f'new_labels{o}.csv') for o in ('', '_gallery')) # percentages for labels that were not learned, without an image of them and with those in the gallery
+left_out, in_gallery, in_both = (pd.read_csv(here/f'new_labels{o}.csv') for o in ('', '_gallery', '_together')) # percentages for labels that were not learned: without an image of them, with those in the gallery, and where the gallery has learned labels as well
 fresh = measured[measured.dataset == 'fresh'] # splits that nothing was measured on before the recipe was as it is
 
 
@@ -120,7 +121,7 @@ def held(x, limit, sign):
     return sign*(worse-limit) >= 0 or (None if sign*(x.mean()-limit) >= 0 else False), said(x)
 
 
-def gain(protocol, least, of=quality, method=ours): return held(((r := runs(protocol, 'map@r', of))[method] - r['raw features']).dropna(), least, 1)
+def gain(protocol, least, of=quality, measure='map@r'): return held(((r := runs(protocol, measure, of))[ours] - r['raw features']).dropna(), least, 1)
 def at_most(protocol, measure, most, of=quality): return held(runs(protocol, measure, of)[ours].dropna(), most, -1)
 
 
