@@ -17,7 +17,7 @@ trainings), of new breeds, as they are and evenly, and of held-out images of bre
 --gallery: the gallery has a few labelled images of each new breed (so many, or half of them), the others ask; where a breed has too few, two ask. Which, is drawn ten times (the mean). The same calibrations, and one
 that was fitted to the pairs of the gallery's own images ('gallery'), as `SimilarityFinder.calibrate('gallery')` does. `--seeds 18 ... 35 --without left-out` are other splits, without the five trainings.
 --together: the gallery has learned breeds and new ones, as 'together' in quality.py. Calibrations that were fitted to half of the held-out images of learned breeds, to the gallery's images of new breeds (each against all
-others), and to both; judged on the other half and on the other images of new breeds, for the share of same pairs that the gallery has. 'promised' is the mean P(same) of the first image, 'right' how often it is.
+others), and to both; each for the share of same pairs among those that it was fitted to, as `calibrate` does; judged on the other half and on the other images of new breeds. 'promised' is the mean P(same) of the first image, 'right' how often it is.
 Seeds 0 to 2 and 12 to 14 were looked at before: with --gallery all six, three parts or five (0 and 12 alone), and whether breeds with many photographs may count for more.
 """
 import argparse, copy, csv, random, warnings

@@ -18,10 +18,9 @@ from scipy import sparse
 from scipy.special import expit
 
 from .balance import pooled_sd
-from .changes import file_key,file_stat
 from .data import report_skipped
 from .gallery import Gallery
-from .head import PairVectors,cat_vectors
+from .head import PairVectors
 from .scan import pair_scan,scan_weights
 
 # %% ../nbs/09_admissible.ipynb #88da7892
@@ -45,23 +44,15 @@ def units(
     "Encode what is to be matched"
     of = {f: str(groups(f) if groups else f) for f in dict.fromkeys(map(Path, files))}
     order = sorted(of, key=lambda f: (of[f], str(f))) # the answer does not depend on the order of the files
-    def place(f):
-        i = gallery.index(f)
-        known = i is not None and gallery.vectors is not None and file_stat(file_key(f)) == (gallery.rows.sizes[i], gallery.rows.mtimes[i])
-        return i if known else None
-    at = [place(f) for f in order]
-    todo = [f for f,i in zip(order, at) if i is None]
-    done = gallery.encoder.encode(todo, bs, num_workers, progress) if todo else None
-    skipped = [(todo[i], reason) for i,reason in done.skipped] if done else []
+    done = gallery.encode_files(order, bs, num_workers, progress)
+    skipped = [(order[i], reason) for i,reason in done.skipped]
     report_skipped(skipped, len(order), on_error)
-    new = {todo[i]: n for n,i in enumerate(done.kept)} if done else {}
-    rows = [PairVectors(*(o.float().cpu() for o in (gallery.vectors.rows([i]) if i is not None else done.vectors.rows([new[f]])))) for f,i in zip(order, at) if i is not None or f in new]
-    kept = [f for f,i in zip(order, at) if i is not None or f in new]
+    kept = [order[i] for i in done.kept]
     names,starts = [],[]
     for n,f in enumerate(kept):
         if not names or names[-1] != of[f]: names.append(of[f]); starts.append(n)
     lost = {of[f]: reason for f,reason in skipped if of[f] not in set(names)}
-    return Units(names, [kept[a:b] for a,b in zip(starts, [*starts[1:], len(kept)])], cat_vectors(rows) if rows else None, np.array(starts, dtype=int), lost)
+    return Units(names, [kept[a:b] for a,b in zip(starts, [*starts[1:], len(kept)])], done.vectors, np.array(starts, dtype=int), lost)
 
 def log_odds(
     gallery:Gallery, # whose head scores

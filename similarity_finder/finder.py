@@ -26,7 +26,7 @@ from .classifier import Classifier,class_probabilities
 from .data import ImageError,label_func,open_image
 from .encode import PairEncoder
 from .explanation import Explanation,explain_pair,save_figure
-from .evaluate import Calibrated,Evaluation,calibrate_gallery,evaluate,score_queries
+from .evaluate import Calibrated,Evaluation,calibrate_gallery,evaluate,score_gallery,score_queries
 from .gallery import Gallery,Match
 from .head import PairVectors
 from .pairs import SiameseImage
@@ -229,7 +229,7 @@ def similar_cams(self:SimilarityFinder,
 # %% ../nbs/05_finder.ipynb #9cf0525b
 @patch
 def new_label_files(self:SimilarityFinder)->list: # files
-    "The gallery's images of labels that the classifier has not learned; without a classifier, all that have a label"
+    "The gallery's images of labels that the classifier has not learned (by name: a learned label under another name counts as new); without a classifier, all that have a label"
     learned = {str(o) for o in self.classifier.vocab} if self.classifier is not None else set()
     return [f for f,l in zip(self.gallery.files, self.gallery.labels) if l is not None and str(l) not in learned]
 
@@ -238,10 +238,10 @@ def _score(finder, files, label_func, **kwargs):
     if not isinstance(files, str) or files != 'gallery': return score_queries(finder.gallery, files, label_func, **kwargs)
     if label_func != 'same': raise ValueError("the images of the gallery have their labels: label_func is for other files than 'gallery'")
     new = finder.new_label_files()
-    if not new: raise ValueError(f'the gallery has {len(finder.gallery)} images and none of a label that the networks have not learned. Of learned labels, images that the networks have not learned from are needed: pass their files')
-    with warnings.catch_warnings():
-        if finder.classifier is not None: warnings.filterwarnings('ignore', '.* queries are images of the gallery') # the networks have not learned from these
-        return score_queries(finder.gallery, new, dict(zip(finder.gallery.files, finder.gallery.labels)).__getitem__, **kwargs)
+    if not new and any(l is not None for l in finder.gallery.labels):
+        raise ValueError(f'the gallery has {len(finder.gallery)} images and none of a label that the networks have not learned. Of learned labels, images that the networks have not learned from are needed: pass their files')
+    if finder.classifier is None: warnings.warn('a finder without a classifier cannot say which labels its networks have learned, and all images of the gallery ask: if the networks have learned from them, the measures flatter')
+    return score_gallery(finder.gallery, new, progress=kwargs.get('progress', True))
 
 @patch
 def calibrate(self:SimilarityFinder,

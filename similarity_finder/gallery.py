@@ -217,17 +217,28 @@ def encode(self:Gallery,
     fn # an image file or an open image
 )->PairVectors: # of one image
     "The vectors of a query, from the gallery if it is there and has not changed since"
-    i = self._unchanged(fn)
-    return self.encoder([fn]) if i is None else self._stored([i])
+    i = None if self.vectors is None else self._unchanged(fn)
+    return self.encoder([fn]) if i is None else self.stored([i])
 
 @patch
 def _unchanged(self:Gallery, fn):
-    "The place of an image whose vectors are in memory and still those of its file, or None"
+    "The place of an image whose vectors are still those of its file, or None"
     i = self.index(fn)
-    return None if i is None or self.vectors is None or file_stat(file_key(fn)) != (self.rows.sizes[i], self.rows.mtimes[i]) else i
+    return None if i is None or file_stat(file_key(fn)) != (self.rows.sizes[i], self.rows.mtimes[i]) else i
 
 @patch
-def _stored(self:Gallery, at): return PairVectors(*(o.float().cpu() for o in self.vectors.rows(at)))
+def stored(self:Gallery,
+    at # n places of images in the gallery, each once
+)->PairVectors: # of these images, on the CPU
+    "Vectors that the gallery has, in memory or on disk, whatever has become of the files"
+    if self.vectors is not None: return PairVectors(*(o.float().cpu() for o in self.vectors.rows(torch.as_tensor(at, dtype=torch.long))))
+    ids,found,pieces = self.ids[np.asarray(at, dtype=int)],[],[]
+    for some,vectors in self.table.batches():
+        keep = np.isin(some, ids)
+        found.append(some[keep]); pieces.append(vectors.rows(torch.from_numpy(keep)))
+    found = np.concatenate(found)
+    order = np.argsort(found)
+    return PairVectors(*(o.float() for o in cat_vectors(pieces).rows(torch.from_numpy(order[np.searchsorted(found, ids, sorter=order)]))))
 
 @patch
 def encode_files(self:Gallery,
@@ -241,8 +252,9 @@ def encode_files(self:Gallery,
     known,rest = ([i for i,o in enumerate(own) if (o is None) == missing] for missing in (False, True))
     new = self.encoder.encode([files[i] for i in rest], bs, num_workers, progress) if rest else Encoded([], None, [])
     at = known + [rest[i] for i in new.kept]
-    vectors = [*([self._stored([own[i] for i in known])] if known else []), *([new.vectors] if new.kept else [])]
-    return Encoded(sorted(at), cat_vectors(vectors).rows(np.argsort(at)) if at else None, [(rest[i], reason) for i,reason in new.skipped])
+    place = {i: k for k,i in enumerate(sorted({own[i] for i in known}))} # a file may be asked for twice, by two names
+    vectors = [*([self.stored(list(place)).rows([place[own[i]] for i in known])] if known else []), *([new.vectors] if new.kept else [])]
+    return Encoded(sorted(at), cat_vectors(vectors).rows(torch.as_tensor(at).argsort()) if at else None, [(rest[i], reason) for i,reason in new.skipped])
 
 def _is_one(query): return isinstance(query, (str, Path, Image.Image))
 

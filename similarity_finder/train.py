@@ -194,7 +194,7 @@ def score_new_labels(
     codes = np.array([code[g] for g in groups])
     together = block_diag(*(np.ones_like(z, dtype=bool) for _,z in done))
     logits = np.where(together & (codes[:,None] != codes[None]), block_diag(*(z for _,z in done)), -np.inf)
-    return Scored(asked, labels, logits, labels, skipped)
+    return Scored(asked, labels, logits, labels, skipped, own=np.arange(len(asked)))
 
 # %% ../nbs/07_train.ipynb #cf6236ba
 def doodle_finder(

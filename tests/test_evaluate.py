@@ -10,7 +10,7 @@ import pytest
 
 from similarity_finder.calibrate import Calibration, cross_calibrated, head_calibration, store_calibration
 from similarity_finder.data import ImageError, label_func
-from similarity_finder.evaluate import calibrate_head, evaluate, measure_table, score_queries
+from similarity_finder.evaluate import calibrate_head, evaluate, measure_table, score_gallery, score_queries
 from similarity_finder.finder import SimilarityFinder
 from similarity_finder.gallery import Gallery
 from similarity_finder.metrics import bootstrap, calibration_error
@@ -207,3 +207,72 @@ def test_only_what_is_new_or_changed_is_encoded(finder, doodles, tmp_path, monke
     alone = encode([files[i] for i in got.kept], progress=False).vectors
     for a, b in zip(got.vectors, alone): assert np.allclose(a, b, atol=1e-4) # in the order that was asked for
     assert gallery.encode_files([], progress=False).kept == []
+
+
+@pytest.fixture
+def new_labels(finder, doodles, tmp_path):
+    "A finder whose gallery has images of labels that its classifier has not learned, two images without a label, and one label of one image"
+    files = [Path(shutil.copy(o, tmp_path)) for o in doodles[:40]]
+    gallery = Gallery.from_files(files[2:], finder.encoder, lambda f: 'alone' if f == files[2] else f'new {label_func(f)}', progress=False)
+    gallery.label_func = None
+    gallery.add(files[:2], progress=False)
+    yield SimilarityFinder.from_parts(finder.classifier, gallery)
+    store_calibration(Calibration(), finder.encoder.head)
+
+
+@pytest.mark.filterwarnings('ignore:calibrated with', 'ignore:these logits')
+@pytest.mark.parametrize('neighbours', [0, 2])
+def test_a_gallery_on_disk_whose_files_are_gone_asks_as_well(new_labels, tmp_path, neighbours):
+    f = new_labels.expand(neighbours)
+    e = f.evaluate('gallery', draws=2, progress=False)
+    assert len(e.scored.files) == 38 and e.scored.known.sum() == 37 and '1 queries are of labels that the gallery has no other image of' in e.about
+    known = [o for o, k in zip(e.scored.files, e.scored.known) if k]
+    def first(o): return next(m for m in f.search(o, k=5) if m.label is not None).label # images without a label are nobody's match here
+    assert e['recall@1'] == np.mean([first(o) == f'new {label_func(o)}' for o in known])
+    done, counted = f.calibrate('gallery', progress=False), f.calibrate('gallery', unknown=True, progress=False)
+    assert counted.calibration.prior == pytest.approx(done.calibration.prior*37/38)
+    f.calibrate('gallery', progress=False)
+    e = f.evaluate('gallery', draws=2, progress=False) # neighbours count by what is calibrated
+    folder = f.save(tmp_path/'finder')
+    for o in f.gallery.files: o.unlink()
+    assert f.calibrate('gallery', progress=False).calibration == done.calibration
+    for memory in (True, False):
+        loaded = SimilarityFinder.load(folder, memory=memory)
+        assert (loaded.gallery.vectors is None) != memory
+        if neighbours and not memory: continue # neighbours need the vectors in memory
+        again = loaded.evaluate('gallery', draws=2, progress=False)
+        assert np.allclose(again.scored.logits, e.scored.logits, atol=1e-4) and again.scored.files == e.scored.files
+
+
+def test_what_cannot_ask_in_its_gallery_is_said(new_labels, finder, doodles, monkeypatch):
+    one = SimilarityFinder.from_parts(finder.classifier, Gallery.from_files(doodles[:20:5], finder.encoder, lambda f: f.name, progress=False))
+    for ask in (one.evaluate, one.calibrate):
+        with pytest.raises(ValueError, match='each of 4 images is the only one of its label'): ask('gallery')
+    bare = SimilarityFinder.from_parts(finder.classifier, Gallery.from_files(doodles[:4], finder.encoder, None, progress=False))
+    with pytest.raises(ValueError, match='no image of the gallery has a label'): bare.evaluate('gallery')
+    with pytest.raises(ValueError, match='is not in the gallery'): score_gallery(new_labels.gallery, [doodles[-1]])
+    monkeypatch.setattr('similarity_finder.evaluate._most_pairs', 40*12)
+    with pytest.warns(UserWarning, match='12 of 38 images ask, drawn by lot: all would make 1,520 pairs'): some = score_gallery(new_labels.gallery)
+    with pytest.warns(UserWarning, match='drawn by lot'): assert score_gallery(new_labels.gallery).files == some.files # same seed
+    assert some.logits.shape == (12, 40) and evaluate(new_labels.gallery, some, draws=2)['recall@1'] >= 0
+    new_labels.gallery.remove(new_labels.gallery.files[:1])
+    with pytest.raises(ValueError, match='the gallery has changed since'): evaluate(new_labels.gallery, some)
+
+
+@pytest.mark.filterwarnings('ignore:these logits')
+def test_pairs_that_are_asked_from_either_side_count_once(finder, doodles):
+    "Four labels of three images are twelve pairs of the same class, not twenty-four"
+    breeds = sorted(set(map(label_func, doodles)))[:4]
+    files = [o for b in breeds for o in [o for o in doodles if label_func(o) == b][:3]]
+    gallery = Gallery.from_files(files, finder.encoder, progress=False)
+    with pytest.warns(UserWarning, match='calibrated with 12 pairs of the same class, asked from either side'): calibrate_head(gallery.head, score_gallery(gallery), draws=2)
+    store_calibration(Calibration(), gallery.head)
+
+
+def test_a_file_counts_once_whatever_it_is_called(parts, monkeypatch):
+    gallery, queries, _ = parts
+    monkeypatch.chdir(queries[0].parent)
+    s = score_queries(gallery, [queries[0], queries[0].name, queries[1]], progress=False)
+    assert s.files == [queries[0], queries[1]]
+    both = gallery.encode_files([gallery.files[3], gallery.files[1], gallery.files[3].name], progress=False)
+    assert all((a[0] == a[2]).all() and (a[:2] == b).all() for a, b in zip(both.vectors, gallery.stored([3, 1])))
