@@ -15,7 +15,7 @@ P(same) of pairs of new breeds, for as many same as different pairs, by calibrat
 --mix: do left-out labels foretell which setting is better for new ones? MAP@R with as much of the trained blocks as the default keeps (0.8), and with less (0.5, 0.3): of labels left out (the mean of the five
 trainings), of new breeds, as they are and evenly, and of held-out images of breeds that were learned.
 --gallery: the gallery has a few labelled images of each new breed (so many, or half of them), the others ask; where a breed has too few, two ask. Which, is drawn ten times (the mean). The same calibrations, and one
-that was fitted to the pairs of the gallery's own images ('gallery'), as `SimilarityFinder.calibrate('gallery')` does. `--seeds 18 ... 35 --without left-out` are other splits, without the five trainings.
+that was fitted to the pairs of the gallery's own images ('gallery'), as `SimilarityFinder.calibrate('gallery')` does. 'promised' is the mean P(same) of the first image, for the share of same pairs that the gallery has, 'right' how often it is. `--seeds 18 ... 35 --without left-out` are other splits, without the five trainings.
 --together: the gallery has learned breeds and new ones, as 'together' in quality.py. Calibrations that were fitted to half of the held-out images of learned breeds, to the gallery's images of new breeds (each against all
 others), and to both; each for the share of same pairs among those that it was fitted to, as `calibrate` does; judged on the other half and on the other images of new breeds. 'promised' is the mean P(same) of the first image, 'right' how often it is.
 Seeds 0 to 2 and 12 to 14 were looked at before: with --gallery all six, three parts or five (0 and 12 alone), and whether breeds with many photographs may count for more.
@@ -98,8 +98,10 @@ def by_gallery(p, s, fits, draws=10, most=12):
                 asked += some[k:]
             q, g = labels[asked], labels[gallery]
             for name, c in {**fits, 'gallery': fit_calibration(s[np.ix_(gallery, gallery)], g, g, 0.5)}.items():
-                P = c.probability(s[np.ix_(asked, gallery)])
-                for m, f in errors.items(): out.setdefault((photographs_, n, name, m), []).append(f(P, q, g))
+                z = s[np.ix_(asked, gallery)]
+                P, found = c.probability(z), c.at_prior((q[:,None] == g[None]).mean()).probability(z) # for as many same as different pairs, and as a search among these images asks
+                values = {m: f(P, q, g) for m, f in errors.items()} | {'promised': found.max(1).mean(), 'right': (g[z.argmax(1)] == q).mean()}
+                for m, v in values.items(): out.setdefault((photographs_, n, name, m), []).append(v)
     return {k: np.mean(v) for k, v in out.items()}
 
 
