@@ -15,7 +15,7 @@ P(same) of pairs of new breeds, for as many same as different pairs, by calibrat
 --mix: do left-out labels foretell which setting is better for new ones? MAP@R with as much of the trained blocks as the default keeps (0.8), and with less (0.5, 0.3): of labels left out (the mean of the five
 trainings), of new breeds, as they are and evenly, and of held-out images of breeds that were learned.
 --gallery: the gallery has a few labelled images of each new breed (so many, or half of them), the others ask; where a breed has too few, two ask. Which, is drawn ten times (the mean). The same calibrations, and one
-that was fitted to the pairs of the gallery's own images ('gallery'), as `SimilarityFinder.calibrate('gallery')` does. 'promised' is the mean P(same) of the first image, for the share of same pairs that the gallery has, 'right' how often it is. `--seeds 18 ... 35 --without left-out` are other splits, without the five trainings.
+that was fitted to the pairs of the gallery's own images ('gallery'), as `SimilarityFinder.calibrate('gallery')` does. 'promised' is the mean P(same) of the first image, for the share of same pairs that the gallery has, 'right' how often it is (these two were measured later, with `--without left-out`). `--seeds 18 ... 35 --without left-out` are other splits, without the five trainings.
 --together: the gallery has learned breeds and new ones, as 'together' in quality.py. Calibrations that were fitted to half of the held-out images of learned breeds, to the gallery's images of new breeds (each against all
 others), and to both; each for the share of same pairs among those that it was fitted to, as `calibrate` does; judged on the other half and on the other images of new breeds. 'promised' is the mean P(same) of the first image, 'right' how often it is.
 Seeds 0 to 2 and 12 to 14 were looked at before: with --gallery all six, three parts or five (0 and 12 alone), and whether breeds with many photographs may count for more.
@@ -142,6 +142,10 @@ def main():
     labels, encoder, maps = photographs(a.weights, a.cache)
     caches = Caches(encoder, maps, a.cache)
     if not a.out.exists(): a.out.write_text(','.join(['seed', 'mix', 'photographs', 'map@r'] if a.mix else [*header[:2], 'images', *header[2:]] if a.gallery else [*header[:3], 'queries', *header[3:]] if a.together else header)+'\n')
+    def note(rows):
+        with open(a.out, 'a', newline='') as f: csv.writer(f).writerows(rows)
+        print(*rows, sep='\n', flush=True)
+
     for seed in a.seeds:
         if str(seed) in {r['seed'] for r in csv.DictReader(open(a.out))}: continue
         if a.together:
@@ -149,14 +153,12 @@ def main():
             score = train(p, caches, **default)[0]
             each = {'as they are': [by_kind(p, score)], 'evenly': [by_kind(o, score) for o in evenly(p)]}
             rows = [(seed, name, *k, f'{np.mean([o[k] for o in v]):.5f}') for name, v in each.items() for k in v[0]]
-            with open(a.out, 'a', newline='') as f: csv.writer(f).writerows(rows)
-            print(*rows, sep='\n', flush=True)
+            note(rows)
             continue
         p, rows = Protocol('new', labels, seed), []
         if a.mix:
             rows = [(seed, mix, name, f'{v:.5f}') for mix in (0.8, 0.5, 0.3) for name, v in by_mix(p, caches, mix)]
-            with open(a.out, 'a', newline='') as f: csv.writer(f).writerows(rows)
-            print(*rows, sep='\n', flush=True)
+            note(rows)
             continue
         learned, asked = held_out(p.train, p.labels, seed)
         score = train(some(p, seed, learned), caches, **default)[0]
@@ -167,8 +169,7 @@ def main():
             fits['left-out labels'] = fit_calibration(z, l, l, 0.5)
         if a.gallery:
             rows = [(seed, *k, f'{v:.5f}') for k, v in by_gallery(p, p.scores_of(score), fits).items()]
-            with open(a.out, 'a', newline='') as f: csv.writer(f).writerows(rows)
-            print(*rows, sep='\n', flush=True)
+            note(rows)
             continue
         for photographs_, ps in (('as they are', [p]), ('evenly', list(evenly(p)))):
             values = {}
@@ -183,8 +184,7 @@ def main():
         known = {'nothing': fits['nothing'].probability(s), 'held-out images': cross_calibrated(s, q, g, 0.5, seed=seed), 'left-out labels': fits['left-out labels'].probability(s)}
         rows += [(seed, 'of learned labels', k, m, f'{f(P, q, g):.5f}') for k, P in known.items() for m, f in errors.items()]
         rows.append((seed, 'evenly', 'left-out labels', 'AUC of left-out labels', f'{np.mean([roc_auc(*o, o[1]) for o in sets]):.5f}'))
-        with open(a.out, 'a', newline='') as f: csv.writer(f).writerows(rows)
-        print(*rows, sep='\n', flush=True)
+        note(rows)
 
 
 if __name__ == '__main__': main()

@@ -374,8 +374,10 @@ def calibrate_head(
     if not scored.known.any(): _alone(scored); raise ValueError(f'none of {len(scored.files)} queries has a label that the gallery has: there are no same pairs to calibrate with')
     pair = (known.labels, known.gallery_labels)
     error = lambda p,**kwargs: bootstrap(calibration_error, p, *pair, prior=prior, draws=draws, seed=seed, **kwargs)
-    new = fit_calibration(known.logits, *pair, prior=prior)
-    if (n := known.same.sum()) >= 20 > (n := n - _mirrored(known)): warnings.warn(f'calibrated with {n} pairs of the same class, asked from either side: take the percentages as rough, or calibrate with more images', stacklevel=2)
+    with warnings.catch_warnings():
+        if known.inside: warnings.filterwarnings('ignore', 'calibrated with') # it counts such pairs twice
+        new = fit_calibration(known.logits, *pair, prior=prior)
+    if known.inside and (n := known.same.sum() - _mirrored(known)) < 20: warnings.warn(f'calibrated with {n} pairs of the same class, asked from either side: take the percentages as rough, or calibrate with more images', stacklevel=2)
     def unseen(folds, by, **kwargs): # the error of what has no part in the fit
         with warnings.catch_warnings():
             warnings.simplefilter('ignore') # the fit to all has said what there is to say
