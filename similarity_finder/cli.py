@@ -108,6 +108,8 @@ def search(
     picture:Annotated[Path|None, typer.Option(help='Picture to write (default: similarity-finder-matches.png, or none with --json).')]=None,
     no_picture:Annotated[bool, typer.Option('--no-picture', help='Draw nothing.')]=False,
     on_disk:Annotated[bool, typer.Option('--on-disk', help="Leave the gallery's vectors on disk and read them piece by piece, for a gallery larger than memory.")]=False,
+    workers:Workers=None,
+    strict:Strict=False,
     as_json:Json=False,
 ):
     "Find the images of the gallery that are most probably of a query's class."
@@ -115,8 +117,8 @@ def search(
         from similarity_finder.finder import SimilarityFinder
         files = images_of(queries)
         found = SimilarityFinder.load(finder, memory=not on_disk)
-        matches = found.search(files, k, labels or None, mass, min_probability=min_probability)
-        answer['json'] = [dict(query=str(m.query), matches=[{k: v for k,v in dict(o._asdict(), file=str(o.file)).items() if k != 'pair' or v is not None} for o in m]) for m in matches]
+        matches = found.search(files, k, labels or None, mass, min_probability=min_probability, num_workers=workers, on_error='raise' if strict else 'skip')
+        answer['json'] = [dict(query=str(m.query), **({} if m.error is None else {'error': m.error.reason}), matches=[{k: v for k,v in dict(o._asdict(), file=str(o.file)).items() if k != 'pair' or v is not None} for o in m]) for m in matches]
         answer['text'] = '\n'.join(f'{m.query}\n' + ('\n'.join(f'  {o.probability:7.2%}  {o.label or "":20} {o.file}' for o in m) or f'  {m.none}') for m in matches)
         where = picture_of(picture, no_picture, as_json, 'similarity-finder-matches.png')
         if where is not None:

@@ -19,11 +19,12 @@ from fastcore.basics import patch
 from fastai.learner import Learner
 from fastai.vision.data import get_grid
 from fastai.torch_core import show_image
+from fastprogress.fastprogress import progress_bar
 
 from .cam import background_methods
 from .calibrate import Threshold,head_calibration,store_calibration,threshold_at
 from .classifier import Classifier,class_probabilities
-from .data import ImageError,label_func,open_image
+from .data import ImageError,label_func,open_image,report_skipped
 from .encode import PairEncoder
 from .explanation import Explanation,explain_pair,save_figure
 from .evaluate import Calibrated,Evaluation,calibrate_gallery,evaluate,score_gallery,score_queries
@@ -113,12 +114,14 @@ def _name(fn): return str(fn) if isinstance(fn, (str, Path)) else 'the image'
 # %% ../nbs/05_finder.ipynb #b4415a3f
 class Matches(list):
     "`Match`es of one query, best first; draws itself in a notebook"
-    def __init__(self, query, matches, min_probability=None):
+    def __init__(self, query, matches, min_probability=None, error=None):
         self.query,self.min_probability,self.best = query,min_probability,matches[0] if matches else None
+        self.error = error # an `ImageError`, if the query could not be opened
         super().__init__(m for m in matches if min_probability is None or m.probability >= min_probability)
     @property
     def none(self): # str, of an empty list
         "Why there is nothing"
+        if self.error is not None: return f'cannot be opened: {self.error.reason}'
         if self.best is None: return 'no images to compare with'
         return f'none of these is similar: the best match has P(same) {self.best.probability:.1%}, at least {self.min_probability:.1%} was asked for'
     def show(self,
@@ -128,7 +131,8 @@ class Matches(list):
         "Query and matches with their percentages"
         n = max(len(self), 1)+1
         axs = get_grid(n, nrows=-(-n//ncols), ncols=min(n, ncols), figsize=(size*min(n, ncols), (size+0.35)*-(-n//ncols)))
-        show_image(open_image(self.query), ctx=axs[0])
+        if self.error is None: show_image(open_image(self.query), ctx=axs[0])
+        axs[0].axis('off')
         axs[0].set_title('query', fontsize=8, weight='bold')
         if not self: axs[1].text(0.5, 0.5, textwrap.fill(self.none, 18), ha='center', va='center', fontsize=7); axs[1].axis('off')
         for ax,m in zip(axs[1:], self):
@@ -167,19 +171,44 @@ def search(self:SimilarityFinder,
     labels=None, # only images of these labels
     mass:float|None=None, # only images of the classes that hold this share of the query's probability, above 0 and at most 1
     exclude=(), # files to leave out, besides the query itself
-    min_probability:float|None=None # only matches with a P(same) of at least this, so that there may be none
-)->Matches: # best first; for a list of queries a list of `Matches`
+    min_probability:float|None=None, # only matches with a P(same) of at least this, so that there may be none
+    num_workers:int|None=None, # processes that decode the images of a list; by default as many as it takes
+    progress:bool=True, # show a progress bar over a list longer than 64
+    on_error:str='skip' # what to do about images of a list that cannot be opened: 'skip' with a report (their `Matches` are empty, and `error` says why), or 'raise'; where none can be opened it is always an error
+)->Matches: # best first; for a list of queries a list of `Matches`, one each
     "The images of the whole gallery most probably of the query's class"
     if min_probability is not None and not 0 <= min_probability <= np.nextafter(1, 2): raise ValueError(f'min_probability lies between 0 and 1, not {min_probability}')
     if not isinstance(fn, (str, Path, Image.Image)):
         fns = list(fn)
-        if mass is not None: return [self.search(f, k, labels, mass, exclude, min_probability) for f in fns]
-        return [Matches(f, m, min_probability) for f,m in zip(fns, self.gallery.search(fns, k, labels, exclude))]
+        if mass is None: found = self.gallery.search(fns, k, labels, exclude, num_workers, progress, on_error)
+        else: found = self._within(fns, k, labels, mass, exclude, progress, on_error)
+        return [Matches(f, [], min_probability, m) if isinstance(m, ImageError) else Matches(f, m, min_probability) for f,m in zip(fns, found)]
     if mass is not None:
-        known = set(self.gallery.labels) if labels is None else {labels} if isinstance(labels, str) else set(labels)
-        labels = [l for l in self.probable_classes(fn, mass) if l in known]
+        labels = self._probable_labels(fn, labels, mass)
         if not labels: raise ValueError(f'the gallery has no images of the classes that {_name(fn)} probably is of: raise mass, or leave it out')
     return Matches(fn, self.gallery.search(fn, k, labels, exclude), min_probability)
+
+@patch
+def _probable_labels(self:SimilarityFinder, fn, labels, mass):
+    "Those of the gallery's labels, or of `labels`, that a query probably is of"
+    known = set(self.gallery.labels) if labels is None else {labels} if isinstance(labels, str) else set(labels)
+    return [l for l in self.probable_classes(fn, mass) if l in known]
+
+@patch
+def _within(self:SimilarityFinder, fns, k, labels, mass, exclude, progress, on_error):
+    "For each query its matches within its probable classes, none if the gallery has none of those; or an `ImageError`"
+    out = []
+    for f in progress_bar(fns, leave=False) if progress and len(fns) > 64 else fns:
+        try:
+            own = self._probable_labels(f, labels, mass)
+            out.append(self.gallery.search(f, k, own, exclude) if own else [])
+        except ImageError as e:
+            if on_error == 'raise': raise
+            out.append(e)
+    bad = [o for o in out if isinstance(o, ImageError)]
+    if bad and len(bad) == len(out): raise bad[0]
+    report_skipped([(o.fname, o.reason) for o in bad], len(fns), on_error)
+    return out
 
 # %% ../nbs/05_finder.ipynb #4dd4c9b7
 @patch

@@ -21,7 +21,7 @@ from fastcore.foundation import L
 
 from .calibrate import head_calibration
 from .changes import Changes,file_key,file_stat,plan_changes
-from .data import image_files,label_func,report_skipped
+from .data import ImageError,image_files,label_func,report_skipped
 from .encode import Encoded,PairEncoder
 from .head import PairVectors,cat_vectors
 from .scan import best,pair_scan,scan_weights
@@ -242,12 +242,12 @@ def stored(self:Gallery,
 
 @patch
 def encode_files(self:Gallery,
-    files, # image files
+    files, # image files or open images
     bs:int=64, # images a batch
     num_workers:int|None=None, # processes that decode; by default as many as it takes
     progress:bool=True # show a progress bar
 )->Encoded: # of all
-    "Encode many files, but for those that are in the gallery and have not changed since"
+    "Encode many images, but for those that are in the gallery and have not changed since"
     own = [self._unchanged(f) for f in files]
     known,rest = ([i for i,o in enumerate(own) if (o is None) == missing] for missing in (False, True))
     new = self.encoder.encode([files[i] for i in rest], bs, num_workers, progress) if rest else Encoded([], None, [])
@@ -263,8 +263,11 @@ def search(self:Gallery,
     query, # an image file or an open image; or many: a list of them, or `PairVectors` of Q images
     k:int=5, # matches wanted of each; fewer if the gallery has fewer
     labels=None, # only images of these labels
-    exclude=() # files to leave out
-)->list: # `Match`es, best first, ties in the order of the gallery; for many queries a list of such lists
+    exclude=(), # files to leave out
+    num_workers:int|None=None, # processes that decode the images of a list; by default as many as it takes
+    progress:bool=True, # show a progress bar over a list longer than 64
+    on_error:str='skip' # what to do about images of a list that cannot be opened: 'skip' with a report (the `ImageError` stands in the place of the matches), or 'raise'; where none can be opened it is always an error
+)->list: # `Match`es, best first, ties in the order of the gallery; for many queries a list of such lists, one each
     "The gallery images most probably of the query's class"
     if k < 1: raise ValueError(f'k, the number of matches, is at least 1, not {k}')
     keep = torch.ones(len(self), dtype=torch.bool)
@@ -277,14 +280,20 @@ def search(self:Gallery,
     out_of_play[[i for i in map(self.index, exclude) if i is not None]] = True
     keep &= ~out_of_play
     one = _is_one(query)
-    queries = query if isinstance(query, PairVectors) else [query] if one else list(query)
-    itself = [None]*len(query) if isinstance(query, PairVectors) else [self.index(q) for q in queries]
-    out,step = [],max(1, 2**24//max(1, len(self))) # queries at a time, for 64 MiB of logits
-    for at in range(0, len(queries), step):
-        vectors = query.rows(slice(at, at+step)) if isinstance(query, PairVectors) else PairVectors(*(torch.cat(o) for o in zip(*map(self.encode, queries[at:at+step]))))
-        pairs,own = self.scores(vectors),itself[at:at+step]
+    if isinstance(query, PairVectors): vectors,itself,out = query,[None]*len(query),[None]*len(query)
+    else:
+        queries = [query] if one else list(query)
+        done = Encoded([0], self.encode(query), []) if one else self.encode_files(queries, num_workers=num_workers, progress=progress and len(queries) > 64)
+        bad = [(queries[i], reason) for i,reason in done.skipped]
+        if bad and not done.kept: raise ImageError(bad[0][0], bad[0][1] + (f'; nor can any of the other {len(bad)-1} be opened' if len(bad) > 1 else ''))
+        report_skipped(bad, len(queries), on_error)
+        vectors,itself,out = done.vectors,[self.index(queries[i]) for i in done.kept],[None]*len(queries)
+        for (i,_),b in zip(done.skipped, bad): out[i] = ImageError(*b)
+    places,step = [i for i,o in enumerate(out) if o is None],max(1, 2**24//max(1, len(self))) # queries at a time, for 64 MiB of logits
+    for at in range(0, len(places), step):
+        pairs,own = self.scores(vectors.rows(slice(at, at+step))),itself[at:at+step]
         logits = pairs if self.expansion is None else self.expansion.logits(self, pairs, [-1 if i is None else i for i in own], out_of_play)
-        for z,p,i in zip(logits, pairs, own): out.append(self._matches(z, k, keep, i, p))
+        for j,z,p,i in zip(places[at:at+step], logits, pairs, own): out[j] = self._matches(z, k, keep, i, p)
     return out[0] if one else out
 
 @patch
