@@ -42,6 +42,19 @@ def test_as_a_query(finder, bad, kind):
         assert f.name in str(e.value)
 
 
+@pytest.mark.parametrize('how', [{}, {'mass': 0.9}])
+def test_among_other_queries(finder, doodles, bad, capsys, how):
+    files = [doodles[0], *(f for f, _ in bad.values()), doodles[1]]
+    found = finder.search(files, k=3, **how)
+    assert [ms.query for ms in found] == files # each in its place
+    assert [len(ms) for ms in found] == [3, 0, 0, 0, 0, 0, 3]
+    for q, ms in ((doodles[0], found[0]), (doodles[1], found[-1])): assert [m.file for m in ms] == [m.file for m in finder.search(q, k=3, **how)]
+    for ms, (f, says) in zip(found[1:-1], bad.values()): assert ms.error.fname == f and says in ms.none
+    assert '5 of 7 files cannot be used' in capsys.readouterr().out
+    for stop in (dict(fn=files, on_error='raise'), dict(fn=files[1:-1])): # asked to stop, or nothing left
+        with pytest.raises(ImageError): finder.search(**stop, k=3, **how)
+
+
 def test_in_the_gallery_they_are_counted_and_skipped(finder, doodles, bad, capsys):
     files = [doodles[0], *(f for f, _ in bad.values()), doodles[1]]
     mixed = SimilarityFinder(finder.clearn, finder.slearn, files, progress=False)
