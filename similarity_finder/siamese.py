@@ -338,7 +338,7 @@ def fit_head(self:SiameseLearner,
     seed:int=42, # of augmentation, of the order of the batches and of dropout
     blocks:int=0, # of the encoder, counted from its end, that learn with the head; their maps are kept in memory
     views:int=0, # augmented views of each image, beside the image as it is
-    lr_blocks:float|None=None, # highest learning rate of those blocks; by default 8e-4 if they are held by `distill`, else 4e-4
+    lr_blocks:float|None=None, # highest learning rate of those blocks; by default 8e-4 if they are held by `distill`, else 4e-4, and of n blocks more than two 2/n of that: at the full rate more blocks forget what they knew of new labels
     distill:float=0.1, # how much those blocks are held to what they told of the encoder's source classes, if it has any; 0: not at all
     mix:float|None=None, # how much of those blocks as trained there is in the mean of their weights with those from before; unless it is 1, the head then learns for half as many epochs again, on what the mean gives. By default 0.8 if they are held by `distill`, else 0.65
     share:float=0.5, # how much the article's term of the head counts afterwards, see `PairHead.damp`
@@ -353,7 +353,7 @@ def fit_head(self:SiameseLearner,
     source = getattr(encoder, 'source', None) or ((head.source_weight, head.source_bias) if head.n_source else None) # an encoder that was read from a file has none: its head does
     if head.delta is None: source = None
     held = bool(source and blocks and distill)
-    if lr_blocks is None: lr_blocks = 8e-4 if held else 4e-4
+    if lr_blocks is None: lr_blocks = (8e-4 if held else 4e-4)*min(1, 2/max(blocks, 1))
     if mix is None: mix = 0.8 if held else 0.65
     if not 0 <= mix <= 1: raise ValueError(f'mix, how much of the trained blocks is kept, is from 0 to 1, not {mix}')
     if distill < 0: raise ValueError(f'distill, how much the blocks are held, is 0 or more, not {distill}')

@@ -35,6 +35,18 @@ def test_same_seed_same_weights(files):
     assert not same(runs[0], runs[2])
 
 
+def test_more_blocks_learn_slower(files):
+    "Not held, two blocks or fewer learn at 4e-4; three at two thirds of that"
+    def trained(**kwargs):
+        learn = learner(files)
+        with learn.no_bar(), learn.no_logging(): learn.fit_head(1, 1e-2, views=0, seed=1, **kwargs)
+        return learn.model.state_dict()
+    for blocks, rate in ((1, 4e-4), (2, 4e-4), (3, 4e-4*2/3)):
+        by_default, said, other = trained(blocks=blocks), trained(blocks=blocks, lr_blocks=rate), trained(blocks=blocks, lr_blocks=2*rate)
+        assert all(torch.equal(by_default[k], said[k]) for k in said)
+        assert not all(torch.equal(other[k], said[k]) for k in said)
+
+
 def test_gradient_of_cached_maps():
     "The last blocks get the gradient that they get in the whole network"
     torch.manual_seed(0)
