@@ -223,7 +223,9 @@ class Evaluation:
         known = scored.rows(scored.known)
         self.reliability = reliability(calibration.probability(known.logits), known.labels, known.gallery_labels, **kwargs)
 
-    def __getitem__(self, measure): return self.table.value[measure]
+    def __getitem__(self, measure):
+        if measure not in self.table.index: raise KeyError(f'{measure!r} was not measured; what was: {", ".join(self.table.index)}')
+        return self.table.value[measure]
 
     @property
     def about(self): # str
