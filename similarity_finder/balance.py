@@ -31,7 +31,9 @@ def covariates_of(
     twice = table.index[table.index.duplicated()]
     if len(twice): raise ValueError(f'the table of covariates has rows that differ for {len(twice)} of its {key}s (first: {twice[0]!r})')
     rows = {k: i for i,k in enumerate(table.index)}
-    return table.reset_index(drop=True).reindex([_row(n, rows, root) for n in names]).reset_index(drop=True)
+    at = [_row(n, rows, root) for n in names]
+    if at and max(at) < 0: raise ValueError(f'the table of covariates has none of {len(at)} {key}s (first: {str(names[0])!r}; it has {list(table.index[:2])} ...)')
+    return table.reset_index(drop=True).reindex(at).reset_index(drop=True)
 
 def _row(name, rows, root):
     "The row of a file, or -1"

@@ -8,6 +8,7 @@ Docs: https://similarity-finder.github.io/similarity_finder/cluster.html.md"""
 __all__ = ['methods', 'average_linkage', 'group', 'with_neighbours', 'group_by_density', 'Clusters', 'cluster']
 
 # %% ../nbs/08_cluster.ipynb #a4bbd9fa
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -284,7 +285,11 @@ def why(self:Clusters,
     if not pairs: raise ValueError(f'cluster {k} has a single image')
     fig,axs = plt.subplots(len(pairs), 4, figsize=(4*size, (size+0.3)*len(pairs)), squeeze=False, layout='constrained')
     for row,(a,b,p) in zip(axs, pairs):
-        ex = self.source.explain(a, b)
+        try: ex = self.source.explain(a, b)
+        except ImageError as e: # gone since it was encoded
+            for ax in row: ax.axis('off')
+            row[0].text(0, 0.5, textwrap.fill(str(e), 40), va='center', fontsize=7)
+            continue
         for ax,t,f in zip(row, ex.tensors, (a, b)):
             ax.imshow(t.permute(1,2,0)); ax.axis('off'); ax.set_title(f.stem, fontsize=7)
         row[0].set_title(f'P(same) {p:.1%}\n{a.stem}', fontsize=7)

@@ -6,11 +6,11 @@ Docs: https://similarity-finder.github.io/similarity_finder/data.html.md"""
 
 # %% auto #0
 __all__ = ['label_func', 'max_pixels', 'LabelError', 'PatternLabeller', 'TableLabeller', 'labeller', 'to_rgb', 'open_image',
-           'image_files', 'Usable', 'report_skipped', 'usable_files', 'ClassSplitter', 'GroupSplitter', 'pets',
-           'pets_mask', 'ImageError']
+           'image_files', 'file_key', 'each_once', 'Usable', 'report_skipped', 'usable_files', 'ClassSplitter',
+           'GroupSplitter', 'pets', 'pets_mask', 'ImageError']
 
 # %% ../nbs/00_data.ipynb #4c3ae208
-import csv,random,re,warnings
+import csv,os,random,re,warnings
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -110,7 +110,9 @@ def to_rgb(
 max_pixels = 89_478_485 # Pillow's own limit for a warning: a quarter of a GiB at 3 bytes a pixel
 
 def _check_file(fname):
-    if not fname.exists(): raise ImageError(fname, 'no such file')
+    try: there = fname.exists()
+    except OSError as e: raise ImageError(fname, e.strerror or str(e)) from None # such as a name that is too long
+    if not there: raise ImageError(fname, 'no such file')
     if not fname.is_file(): raise ImageError(fname, 'a folder, not an image' if fname.is_dir() else 'not a regular file')
     if not fname.stat().st_size: raise ImageError(fname, 'the file is empty (0 bytes)')
 
@@ -119,7 +121,9 @@ def open_image(
     max_pixels:int=max_pixels # refuse larger images (width times height)
 )->PILImage: # RGB, upright
     "Open an image as RGB and upright, or raise an `ImageError` that names file and reason"
-    if isinstance(fname, Image.Image): return fname if isinstance(fname, PILImage) else PILImage(to_rgb(fname))
+    if isinstance(fname, Image.Image):
+        try: return fname if isinstance(fname, PILImage) else PILImage(to_rgb(fname))
+        except Exception as e: raise ImageError(getattr(fname, 'filename', '') or 'an open image', f'damaged, truncated or closed ({e})') from e
     fname = Path(fname)
     _check_file(fname)
     try:
@@ -156,6 +160,21 @@ def _is_image(f):
     except OSError: return False
 
 # %% ../nbs/00_data.ipynb #b7783156
+def file_key(
+    fn # a file
+)->str: # its absolute path
+    "The name under which a gallery knows a file"
+    return os.path.abspath(fn)
+
+def each_once(
+    files # files; a single one, or a folder, is an error
+)->list: # of `Path`s, in their order
+    "Each file once, by the first of its names"
+    if isinstance(files, (str, Path)): raise ValueError(f'files is a list of image files, not {str(files)!r}: image_files(folder) lists those of a folder')
+    out = {}
+    for f in files: out.setdefault(file_key(f), Path(f))
+    return list(out.values())
+
 class Usable(NamedTuple):
     "What `usable_files` found"
     files:L # the usable files, in their order
@@ -182,13 +201,14 @@ def usable_files(
     on_error:str='skip', # 'skip' or 'raise'
     progress:bool=True # show a progress bar, for more than 500 files
 )->Usable:
-    "The files that have a label and can be opened; the others are counted and reported, or raised"
-    files = L(files).map(Path)
+    "The files that have a label and can be opened, each once; the others are counted and reported, or raised"
+    files = each_once(files)
     if not files: raise ValueError('no files given: the list is empty')
     good,labels,skipped = [],[],[]
     for f in progress_bar(files, leave=False) if progress and decode and len(files) > 500 else files:
         try:
             label = label_func(f) if label_func else None
+            if label_func and label is None: raise LabelError('no label: the function that labels files gives None')
             if decode: open_image(f)
         except LabelError as e: skipped.append((f, str(e)))
         except ImageError as e: skipped.append((f, e.reason))

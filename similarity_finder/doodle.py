@@ -130,7 +130,11 @@ class doodle_label:
                 ):
         _check('trait', trait, ('breed', *_TRAITS, 'background'))
         self.trait = trait
-    def __call__(self, fn): return doodle_traits(fn)[self.trait]
+    def __call__(self, fn):
+        try: return doodle_traits(fn)[self.trait]
+        except (KeyError, FileNotFoundError) as e:
+            from similarity_finder.data import LabelError # not before it is needed: it brings fastai
+            raise LabelError(str(e.args[0]) if isinstance(e, KeyError) else str(e)) from None
     def __repr__(self): return f'doodle_label({self.trait!r})'
 
 # %% ../nbs/00_doodle.ipynb #3be52688

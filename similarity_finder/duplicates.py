@@ -8,6 +8,7 @@ Docs: https://similarity-finder.github.io/similarity_finder/duplicates.html.md""
 __all__ = ['same_picture', 'DuplicatePair', 'Duplicates', 'duplicates']
 
 # %% ../nbs/08_duplicates.ipynb #5b2db47f
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -23,10 +24,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from .changes import file_key
 from .classifier import evaluating
 from .cluster import _thumb
-from .data import ImageError,open_image,report_skipped
+from .data import ImageError,each_once,file_key,open_image,report_skipped
 from .pairs_matrix import all_vectors,log_odds
 
 # %% ../nbs/08_duplicates.ipynb #caadd49e
@@ -113,7 +113,9 @@ def duplicates(
     x = F.normalize((vectors.e if vectors.e.shape[1] else torch.cat([vectors.u, vectors.v], 1)).float())
     side = None
     if test is not None:
-        known = {file_key(f) for f in test}
+        known = {file_key(f) for f in each_once(test)}
+        missing = sorted(known - set(gallery.rows.paths))
+        if missing: warnings.warn(f'{len(missing)} of {len(known)} files in `test` are not in the gallery, and nothing is looked for among them (first: {missing[0]})')
         side = torch.tensor([p in known for p in gallery.rows.paths], device=x.device)
         if not side.any() or side.all(): raise ValueError(f'{int(side.sum())} of the {n} images are in `test`: a split needs images on both sides')
     found = {}

@@ -22,9 +22,8 @@ import torch
 from fastcore.basics import patch
 
 from .calibrate import Calibration,cross_calibrated,fit_calibration,head_calibration,store_calibration
-from .changes import file_key
 from .classifier import Classifier,evaluating
-from .data import LabelError,report_skipped
+from .data import LabelError,each_once,report_skipped
 from .gallery import Gallery
 from .metrics import (Interval,_codes,accuracy_at,bootstrap,brier_score,calibration_error,equal_error_rate,filter_misses,map_at_r,none_rate,
                                        recall_at_k,reliability,reliability_diagram,roc_auc)
@@ -80,8 +79,7 @@ def score_queries(
     on_error:str='skip' # what to do about files that cannot be used: 'skip' with a report, or 'raise'
 )->Scored:
     "Compare labelled files with a gallery"
-    if isinstance(files, (str, Path)): raise ValueError(f'files is a list of image files, not {str(files)!r}: image_files(folder) lists those of a folder')
-    files = list({file_key(f): Path(f) for f in reversed(list(files))}.values())[::-1] # each once, whatever it is called
+    files = each_once(files)
     if not files: raise ValueError('no files given: the list is empty')
     label_func = gallery.label_func if label_func == 'same' else label_func
     if label_func is None: raise ValueError('this gallery has no labels: pass label_func=, a function that gives the label of a file')
@@ -120,6 +118,7 @@ def score_gallery(
     "Compare images of a gallery with all others; nothing is encoded. Of a large gallery some are drawn by lot, for 20 million pairs at most"
     _check_labels(gallery)
     gallery.check()
+    files = None if files is None else each_once(files)
     at = [i for i,l in enumerate(gallery.labels) if l is not None] if files is None else [gallery.index(f) for f in files]
     if None in at: raise ValueError(f'{files[at.index(None)]} is not in the gallery')
     most = max(1, _most_pairs//len(gallery))

@@ -19,6 +19,8 @@ from torch import nn
 from fastprogress.fastprogress import progress_bar
 from sklearn.metrics import roc_auc_score
 
+from .classifier import evaluating
+from .data import ImageError,LabelError,each_once,open_image,report_skipped
 from .head import cat_vectors
 
 # %% ../nbs/06_faithfulness.ipynb #e1910807
@@ -133,27 +135,35 @@ def background_reliance(
     label_func=None, # file -> label; by default the gallery's
     method:str='exact', # of the maps
     max_pairs:int=40, # maps are made for so many of the files at most, spread evenly over them
-    progress:bool=True # show a progress bar
+    progress:bool=True, # show a progress bar
+    on_error:str='skip' # what to do about files that cannot be opened or labelled: 'skip' with a report, or 'raise'
 )->Reliance:
     "Where the evidence for pairs of one label lies, and what is left of the similarity without it"
     label_func,encoder,known = label_func or finder.gallery.label_func,finder.encoder,set(finder.gallery.labels)
-    files = list(files)
-    masks = {f: m for f,m in ((f, mask(f)) for f in files) if m is not None and label_func(f) in known}
-    labels = np.array([label_func(f) for f in masks])
+    files,masks,label,skipped = each_once(files),{},{},[]
+    for f in files:
+        try:
+            label[f],m = label_func(f),mask(f)
+            if m is not None and label[f] in known: open_image(f); masks[f] = m
+        except (ImageError, LabelError) as e: skipped.append((f, getattr(e, 'reason', None) or str(e)))
+    report_skipped(skipped, len(files), on_error)
+    labels = np.array([label[f] for f in masks])
     if len(set(labels)) < 2: raise ValueError(f'{len(masks)} of {len(files)} files have a mask and a label of the gallery, of {len(set(labels))} labels: two labels are needed at least')
     def seen(f): return encoder.prep([f]).to(encoder.device),encoder.prep.mask(masks[f]).to(encoder.device)
     places = [x*~_box(m) for x,m in map(seen, list(masks)[::-(-len(masks)//3)])] # backgrounds of three of the images
     vectors = [[] for _ in range(3+len(places))]
-    with torch.no_grad():
+    with evaluating(encoder.model), torch.no_grad():
         for f in progress_bar(list(masks), leave=False) if progress else masks:
             x,m = seen(f)
             for out,y in zip(vectors, (x, x*m, x*~_box(m), *(o*~_box(m) for o in places))): out.append(encoder.model.vectors(y)) # zero is the mean colour
         aucs = [_pair_auc(finder.model.head.all_logits(cat_vectors(v)).cpu(), labels) for v in vectors]
     rows,some = [],list(masks)[::-(-len(masks)//max_pairs)]
     for f in progress_bar(some, leave=False) if progress else some:
-        match = next((o.file for o in finder.search(f, k=20, labels=label_func(f)) if mask(o.file) is not None), None)
-        if match is None: continue
-        maps = finder.explain(f, match, method=method).maps
+        for o in finder.search(f, k=20, labels=label[f]):
+            if mask(o.file) is None: continue
+            try: maps,match = finder.explain(f, o.file, method=method).maps,o.file; break
+            except ImageError: pass # gone since it was encoded: the next one
+        else: continue
         both = [encoder.prep.mask(mask(o)) for o in (f, match)]
         rows.append([1-np.nanmean([energy_inside(o, m) for o,m in zip((maps.a[0], maps.b[0]), both)]), 1-torch.stack(both).float().mean().item()])
     outside,chance = (float(o) for o in np.nanmean(rows, 0)) if rows else (float('nan'),)*2

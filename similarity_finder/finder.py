@@ -28,7 +28,7 @@ from .data import ImageError,label_func,open_image,report_skipped
 from .encode import PairEncoder
 from .explanation import Explanation,explain_pair,save_figure
 from .evaluate import Calibrated,Evaluation,calibrate_gallery,evaluate,score_gallery,score_queries
-from .gallery import Gallery,Match
+from .gallery import Gallery,Match,_listed
 from .head import PairVectors
 from .pairs import SiameseImage
 from .store import load_finder,save_finder
@@ -170,7 +170,7 @@ def search(self:SimilarityFinder,
     k:int=5, # matches wanted
     labels=None, # only images of these labels
     mass:float|None=None, # only images of the classes that hold this share of the query's probability, above 0 and at most 1
-    exclude=(), # files to leave out, besides the query itself
+    exclude=(), # files to leave out besides the query itself, or one
     min_probability:float|None=None, # only matches with a P(same) of at least this, so that there may be none
     num_workers:int|None=None, # processes that decode the images of a list; by default as many as it takes
     progress:bool=True, # show a progress bar over a list longer than 64
@@ -191,13 +191,13 @@ def search(self:SimilarityFinder,
 @patch
 def _probable_labels(self:SimilarityFinder, fn, labels, mass):
     "Those of the gallery's labels, or of `labels`, that a query probably is of"
-    known = set(self.gallery.labels) if labels is None else {labels} if isinstance(labels, str) else set(labels)
+    known = set(self.gallery.labels) if labels is None else self.gallery._known_labels(labels)
     return [l for l in self.probable_classes(fn, mass) if l in known]
 
 @patch
 def _within(self:SimilarityFinder, fns, k, labels, mass, exclude, progress, on_error):
     "For each query its matches within its probable classes, none if the gallery has none of those; or an `ImageError`"
-    out = []
+    out,labels,exclude = [],None if labels is None else self.gallery._known_labels(labels),_listed(exclude)
     for f in progress_bar(fns, leave=False) if progress and len(fns) > 64 else fns:
         try:
             own = self._probable_labels(f, labels, mass)
@@ -228,10 +228,23 @@ def explain(self:SimilarityFinder,
     if isinstance(against, str) and against == 'typical':
         rest = others()
         if not rest: raise ValueError('the gallery has no other images to hold the match against')
-        against = random.Random(seed).sample(rest, min(16, len(rest)))
+        against = _openable(rest, 16, seed)
     elif against is None: against = []
     elif isinstance(against, (str, Path, Image.Image, Match)): against = [against]
     return explain_pair(self.encoder, fn, match, method, [file(o) for o in against], _background(self, others(), seed) if method in background_methods else None)
+
+def _openable(files, n, seed):
+    "Files taken at random; others stand in for those that cannot be opened"
+    some,bad = random.Random(seed).sample(files, min(n, len(files))),[]
+    rest,out = [f for f in random.Random(seed).sample(files, len(files)) if f not in set(some)],[]
+    for f in some + rest:
+        try: open_image(f)
+        except ImageError as e: bad.append(str(e)); continue
+        out.append(f)
+        if len(out) == n: break
+    if not out: raise ValueError(f'none of the {len(files)} other images of the gallery can be opened (first: {bad[0]})')
+    if bad: warnings.warn(f'{len(bad)} images of the gallery cannot be opened, and others stand in; the first: {bad[0]}')
+    return out
 
 def _background(finder, files, seed, n=48):
     "(n, 3, H, W): images taken at random, or all of fewer; others stand in for those that cannot be opened"

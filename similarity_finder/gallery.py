@@ -21,7 +21,7 @@ from fastcore.foundation import L
 
 from .calibrate import head_calibration
 from .changes import Changes,file_key,file_stat,plan_changes
-from .data import ImageError,image_files,label_func,report_skipped
+from .data import ImageError,each_once,image_files,label_func,report_skipped
 from .encode import Encoded,PairEncoder
 from .head import PairVectors,cat_vectors
 from .scan import best,pair_scan,scan_weights
@@ -111,7 +111,7 @@ def add(self:Gallery,
     commit_every:int=512 # images after which what is done is written to disk
 )->Changes:
     "Encode files that are new or have changed, and leave the others alone"
-    files = list(files)
+    files = each_once(files)
     todo = plan_changes(files, self.rows, self._index, self.label_func if label_func == 'same' else label_func)
     if todo.skipped and on_error == 'raise': report_skipped(todo.skipped, len(files), on_error) # before the long part
     skipped,done,buffer,waiting = list(todo.skipped),[],[],0
@@ -165,7 +165,7 @@ def from_files(cls:Gallery,
     on_error:str='skip' # what to do about files that cannot be used: 'skip' with a report, or 'raise'
 )->Gallery: # in memory
     "Encode files once"
-    files = list(files)
+    files = each_once(files)
     if not files: raise ValueError('the gallery is empty: no files given')
     self = cls(encoder, label_func=label_func)
     self.skipped = list(self.add(files, bs=bs, num_workers=num_workers, progress=progress, on_error=on_error).skipped)
@@ -178,7 +178,7 @@ def remove(self:Gallery,
     files # files of the gallery
 )->Changes:
     "Take files out of the gallery; the files themselves stay"
-    paths = list(map(file_key, files))
+    paths = [file_key(f) for f in each_once(files)]
     unknown = [p for p in paths if p not in self._index]
     if unknown: raise ValueError(f'{len(unknown)} of {len(paths)} files are not in the gallery (first: {unknown[0]})')
     if self.table is not None: self.table.delete(paths)
@@ -257,13 +257,22 @@ def encode_files(self:Gallery,
     return Encoded(sorted(at), cat_vectors(vectors).rows(torch.as_tensor(at).argsort()) if at else None, [(rest[i], reason) for i,reason in new.skipped])
 
 def _is_one(query): return isinstance(query, (str, Path, Image.Image))
+def _listed(o): return [o] if isinstance(o, (str, Path)) else list(o)
+
+@patch
+def _known_labels(self:Gallery, labels):
+    "A set of the gallery's labels, from one or many"
+    labels = {labels} if isinstance(labels, str) else set(labels)
+    unknown = sorted(labels - set(self._names), key=str)
+    if unknown: raise ValueError(f'no images labelled {unknown[0]!r} in the gallery; its labels are {sorted(self._names, key=str)}')
+    return labels
 
 @patch
 def search(self:Gallery,
     query, # an image file or an open image; or many: a list of them, or `PairVectors` of Q images
     k:int=5, # matches wanted of each; fewer if the gallery has fewer
     labels=None, # only images of these labels
-    exclude=(), # files to leave out
+    exclude=(), # files to leave out, or one
     num_workers:int|None=None, # processes that decode the images of a list; by default as many as it takes
     progress:bool=True, # show a progress bar over a list longer than 64
     on_error:str='skip' # what to do about images of a list that cannot be opened: 'skip' with a report (the `ImageError` stands in the place of the matches), or 'raise'; where none can be opened it is always an error
@@ -271,13 +280,9 @@ def search(self:Gallery,
     "The gallery images most probably of the query's class"
     if k < 1: raise ValueError(f'k, the number of matches, is at least 1, not {k}')
     keep = torch.ones(len(self), dtype=torch.bool)
-    if labels is not None:
-        labels = {labels} if isinstance(labels, str) else set(labels)
-        unknown = sorted(labels - set(self._names), key=str)
-        if unknown: raise ValueError(f'no images labelled {unknown[0]!r} in the gallery; its labels are {sorted(self._names, key=str)}')
-        keep &= torch.isin(self._codes, torch.tensor([self._names[l] for l in labels]))
+    if labels is not None: keep &= torch.isin(self._codes, torch.tensor([self._names[l] for l in self._known_labels(labels)]))
     out_of_play = torch.zeros(len(self), dtype=torch.bool)
-    out_of_play[[i for i in map(self.index, exclude) if i is not None]] = True
+    out_of_play[[i for i in map(self.index, _listed(exclude)) if i is not None]] = True
     keep &= ~out_of_play
     one = _is_one(query)
     if isinstance(query, PairVectors): vectors,itself,out = query,[None]*len(query),[None]*len(query)

@@ -23,7 +23,7 @@ from .admissible import admissible,agree,log_odds,rules,units
 from .assign import assign,pair_up
 from .balance import balance,covariates_of,love_plot
 from .cam import show_maps
-from .data import ImageError,open_image
+from .data import ImageError,file_key,open_image
 from .finder import SimilarityFinder
 
 # %% ../nbs/09_match.ipynb #15b4d23f
@@ -96,7 +96,7 @@ def match(
     finder = _finder(finder)
     args = (groups, bs, num_workers, progress, on_error)
     a,b = units(finder.gallery, treated, *args),units(finder.gallery, controls, *args)
-    both = {*a.names, *a.lost} & {*b.names, *b.lost}
+    both = set.intersection(*({n if groups else file_key(n) for n in (*u.names, *u.lost)} for u in (a, b)))
     if both: raise ValueError(f'{len(both)} are treated and control at once (first: {min(both)})')
     if not a.names or not b.names: raise ValueError(f'nothing to match: {len(a.names)} treated and {len(b.names)} controls have usable images')
     ca,cb = (_look_up(u, covariates, key, groups) for u in (a, b))

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import logsumexp,softmax
 
-from .changes import file_key
+from .data import file_key
 from .cluster import Clusters
 
 # %% ../nbs/08_propagate.ipynb #1ec214fb
@@ -61,6 +61,10 @@ def propagate(
     if not labels: raise ValueError('there are no labels to propagate: give a dictionary from file to label')
     if unknown: raise ValueError(f'{len(unknown)} of {len(labels)} labelled files are not among the clustered images (first: {unknown[0]})')
     if not 0 <= min_confidence <= 1: raise ValueError(f'min_confidence, a probability, is between 0 and 1, not {min_confidence}')
+    told = {}
+    for f,l in labels.items():
+        if (before := told.setdefault(file_key(f), (f, str(l))))[1] != str(l): raise ValueError(f'one file has two labels: {before[0]} is {before[1]!r}, and as {f} it is {str(l)!r}')
+    labels = dict(told.values())
     classes = sorted({str(l) for l in labels.values()})
     if other is None: other = 1/(len(classes)+1)
     if not 0 <= other < 1: raise ValueError(f'other, a probability, is at least 0 and below 1, not {other}')

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .admissible import log_odds,units
+from .data import ImageError,LabelError,each_once,report_skipped
 
 # %% ../nbs/09_scanner.ipynb #7876df31
 class SiteReliance(NamedTuple):
@@ -69,10 +70,17 @@ def site_reliance(
     label_func=None, # file -> label; by default the gallery's
     permutations:int=499, # random deals of the sites
     seed:int=0, # of the deals
-    progress:bool=True # show a progress bar
+    progress:bool=True, # show a progress bar
+    on_error:str='skip' # what to do about files that cannot be opened, labelled or assigned to a site: 'skip' with a report, or 'raise'
 )->SiteReliance:
     "What a shared site brings to the similarity of images with different labels"
     label_func = label_func or finder.gallery.label_func
-    u = units(finder.gallery, files, progress=progress)
+    files,told,skipped = each_once(files),{},[]
+    for f in files:
+        try: told[f] = label_func(f),site(f)
+        except (LabelError, ImageError) as e: skipped.append((f, getattr(e, 'reason', None) or str(e)))
+    report_skipped(skipped, len(files), on_error)
+    u = units(finder.gallery, told, progress=progress, on_error=on_error)
+    if len(u.names) < 2: raise ValueError(f'{len(u.names)} of {len(files)} files can be used: there are no pairs to compare')
     z = log_odds(finder.gallery, u, u)
-    return site_effect((z + z.T)/2, [label_func(f) for f, in u.files], [site(f) for f, in u.files], permutations, seed)
+    return site_effect((z + z.T)/2, *zip(*(told[f] for f, in u.files)), permutations, seed)

@@ -22,20 +22,23 @@ def draw_matches(
     label_func=label_func # file -> label, to colour wrong matches; files without a label are fine
 ): # the figure
     "One row a query: the query, then its nearest images with P(same)"
-    k = max((len(ms) for ms in found), default=0) or 1
+    if not len(found): raise ValueError('there are no matches to draw: the list is empty')
+    k = max(len(ms) for ms in found) or 1
     fig,axs = plt.subplots(len(found), k+1, figsize=(1.35*(k+1), 1.75*len(found)), squeeze=False)
     for row,ms in zip(axs, found):
         truth = _label(ms.query, label_func)
         for ax in row: ax.axis('off')
-        _picture(row[0], ms.query, f'query\n{truth or Path(ms.query).name}', weight='bold')
+        _picture(row[0], ms.query, f'query\n{truth or _file_name(ms.query)}', weight='bold')
         for ax,m in zip(row[1:], ms): _picture(ax, m.file, f'{m.probability:.1%}\n{m.label or m.file.name}', color='black' if truth in (None, m.label) else '#c1272d')
         if not len(ms): row[1].text(0, 0.5, ms.none, va='center', fontsize=7, transform=row[1].transAxes)
     fig.tight_layout(pad=0.4)
     return _save(fig, fname)
 
+def _file_name(q): return Path(q).name if isinstance(q, (str, Path)) else '' # an open image has none
+
 def _label(q, label_func):
     "The label of a query, or None"
-    try: return label_func(q) if label_func else None
+    try: return label_func(q) if label_func and isinstance(q, (str, Path)) else None
     except LabelError: return None
 
 def _picture(ax, f, title, **kwargs):
@@ -59,11 +62,20 @@ def draw_reasons(
     label_func=label_func # file -> label, to colour wrong matches; files without a label are fine
 ): # the figure
     "One row a query: the query and its nearest image, then the evidence in both, down to pixels"
+    if not len(queries): raise ValueError('there are no queries to draw: the list is empty')
     fig,axs = plt.subplots(len(queries), 4, figsize=(6.4, 1.95*len(queries)), squeeze=False)
     for row,q in zip(axs, queries):
-        m,truth = finder.search(q, k=1)[0],_label(q, label_func)
-        why = finder.explain(q, m, method='sharp')
-        for ax,t,title in zip(row, why.tensors, (f'query\n{truth or Path(q).name}', f'{m.probability if m.pair is None else m.pair:.1%} similar\n{m.label or m.file.name}')):
+        truth = _label(q, label_func)
+        try:
+            ms = finder.search(q, k=1)
+            m,why = (ms[0],finder.explain(q, ms[0], method='sharp')) if ms else (None,ms.none)
+        except ImageError as e: m,why = None,str(e)
+        if m is None:
+            for ax in row: ax.axis('off')
+            row[0].set_title(f'query\n{truth or _file_name(q)}', fontsize=8)
+            row[1].text(0, 0.5, why, va='center', fontsize=7, transform=row[1].transAxes)
+            continue
+        for ax,t,title in zip(row, why.tensors, (f'query\n{truth or _file_name(q)}', f'{m.probability if m.pair is None else m.pair:.1%} similar\n{m.label or m.file.name}')):
             ax.imshow(t.permute(1,2,0)); ax.axis('off'); ax.set_title(title, fontsize=8)
         if truth not in (None, m.label): row[1].title.set_color('#c1272d')
         show_maps(why.maps, *why.tensors, axs=row[2:])

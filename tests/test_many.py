@@ -1,0 +1,158 @@
+"One of many files that cannot be used, or that is named twice, neither ends a run nor goes unsaid"
+import os
+import warnings
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from similarity_finder.admissible import units
+from similarity_finder.balance import covariates_of
+from similarity_finder.cluster import cluster
+from similarity_finder.data import ImageError, LabelError, each_once, label_func, open_image, usable_files
+from similarity_finder.doodle import doodle_label
+from similarity_finder.duplicates import duplicates
+from similarity_finder.evaluate import score_gallery
+from similarity_finder.faithfulness import background_reliance
+from similarity_finder.gallery import Gallery
+from similarity_finder.match import match, match_within
+from similarity_finder.propagate import propagate
+from similarity_finder.scanner import site_reliance
+from similarity_finder.show import draw_matches, draw_reasons
+
+
+@pytest.fixture
+def bad(tmp_path, doodles):
+    "A file that is no image, and an image without a label"
+    broken, nameless = tmp_path/f'{label_func(doodles[0])}_999.jpg', tmp_path/'nameless.png'
+    broken.write_bytes(b'no image')
+    Image.new('RGB', (64, 64), 'red').save(nameless)
+    return broken, nameless
+
+
+def other_name(f): return Path(os.path.relpath(f))
+
+
+def test_each_once(doodles):
+    a, b = doodles[:2]
+    assert each_once(f for f in [a, b, other_name(a), str(b)]) == [a, b]
+    assert each_once([other_name(a), a]) == [other_name(a)]
+    for one in (a, str(a.parent)):
+        with pytest.raises(ValueError, match='is a list of image files'): each_once(one)
+    assert list(usable_files([a, other_name(a), b, b]).files) == [a, b] # so nothing that is held out is learned from
+
+
+def test_a_folder_where_a_list_is_meant(finder, doodles):
+    for call in (lambda f: Gallery.from_files(f, finder.encoder), finder.gallery.add, lambda f: match(finder, f, doodles[:2]), lambda f: usable_files(f)):
+        for folder in (doodles[0].parent, str(doodles[0].parent)):
+            with pytest.raises(ValueError, match='image_files'): call(folder)
+
+
+def test_a_labeller_that_gives_none(finder, doodles, capsys):
+    how = lambda f: None if Path(f) == doodles[0] else label_func(f)
+    assert list(usable_files(doodles[:3], how).files) == doodles[1:3]
+    assert '1 of 3 files cannot be used' in capsys.readouterr().out
+    assert Gallery.from_files(doodles[:2], finder.encoder, how, progress=False).labels[0] is None # an image may be searched for without one
+
+
+def test_names_that_no_file_can_have(finder, doodles):
+    for name in ('x'*5000 + '.jpg', 'x\0.jpg'):
+        with pytest.raises(ImageError): open_image(name)
+        assert len(finder.search([doodles[0], name], k=2)[0]) == 2
+        assert len(Gallery.from_files([doodles[0], name], finder.encoder, label_func, progress=False)) == 1
+
+
+def test_open_images_that_cannot_be_read(finder, doodles, tmp_path):
+    cut = tmp_path/'Maine_1.png'
+    Image.effect_noise((200, 200), 60).save(cut)
+    cut.write_bytes(cut.read_bytes()[:3000])
+    found = finder.search([doodles[0], Image.open(cut), doodles[1]], k=2)
+    assert [len(o) for o in found] == [2, 0, 2] and 'damaged' in found[1].none
+
+
+def test_what_is_left_out_and_where_to_look_hold_for_the_whole_list(finder, doodles):
+    q, l = doodles[0], label_func(doodles[0])
+    for how in ({}, {'mass': 1.}):
+        a, b = finder.search([q, q], k=3, exclude=iter(doodles[:5]), labels=iter([l]), **how)
+        assert a == b and not {m.file for m in a} & set(doodles[:5]) and {m.label for m in a} <= {l}
+        assert finder.search(q, k=3, exclude=a[0].file, **how)[0].file != a[0].file # one file
+        for queries in (q, [q, q]):
+            with pytest.raises(ValueError, match="no images labelled 'typo'"): finder.search(queries, labels='typo', **how)
+
+
+def test_units_are_files_whatever_they_are_called(finder, doodles, bad, capsys):
+    assert len(units(finder.gallery, [doodles[0], other_name(doodles[0]), doodles[1]], progress=False).names) == 2
+    with pytest.raises(ValueError, match='treated and control at once'): match(finder, doodles[:2], [other_name(doodles[1]), doodles[2]], progress=False)
+    assert len(match_within(finder, [doodles[0], other_name(doodles[0]), doodles[1]], progress=False)) == 1
+    u = units(finder.gallery, [*doodles[:3], bad[1]], groups=label_func, progress=False) # one whose patient is not told
+    assert sum(map(len, u.files)) == 3 and list(u.lost) == [str(bad[1])]
+    assert '1 of 4 files cannot be used' in capsys.readouterr().out
+    with pytest.raises(ImageError, match='nameless'): units(finder.gallery, [*doodles[:3], bad[1]], groups=label_func, progress=False, on_error='raise')
+
+
+def test_a_table_that_is_about_other_files(doodles):
+    table = pd.DataFrame({'file': ['x.png', 'y.png'], 'age': [1, 2]})
+    with pytest.raises(ValueError, match=r'none of 2 files \(first'): covariates_of(doodles[:2], table)
+    some = covariates_of(doodles[:2], pd.DataFrame({'file': [str(doodles[0])], 'age': [3]}))
+    assert some.age[0] == 3 and np.isnan(some.age[1])
+
+
+def test_reliance(finder, doodles, bad, capsys):
+    files = [*doodles[::5], doodles[0]]
+    half = lambda f: np.arange(64)[None].repeat(64, 0) < 32
+    import torch
+    mask = lambda f: torch.from_numpy(half(f))
+    plain, with_bad = (background_reliance(finder, o, mask, progress=False) for o in (files[:-1], [*files, *bad]))
+    assert '2 of' in capsys.readouterr().out
+    assert with_bad.images == plain.images and with_bad.auc == pytest.approx(plain.auc)
+    with pytest.raises(ImageError): background_reliance(finder, [*files, *bad], mask, progress=False, on_error='raise')
+    site = lambda f: 'AB'[doodles.index(f) % 2] if f in doodles else 'A'
+    some = doodles[::7]
+    alone, more = (site_reliance(finder, o, site, permutations=9, progress=False) for o in (some, [*some, other_name(some[0]), *bad]))
+    assert more == alone
+    with pytest.raises(ImageError, match='nameless'): site_reliance(finder, [*some, *bad], site, progress=False, on_error='raise')
+
+
+def test_against_typical_images_some_of_which_are_gone(finder, doodles, tmp_path):
+    import shutil
+    copies = [Path(shutil.copy(f, tmp_path/f.name)) for f in doodles[:20]]
+    g = Gallery.from_files(copies, finder.encoder, label_func, progress=False)
+    from similarity_finder.finder import SimilarityFinder
+    f = SimilarityFinder.from_parts(None, g)
+    whole = f.explain(copies[0], copies[1], against='typical', seed=1)
+    for o in copies[2:6]: o.unlink()
+    with pytest.warns(UserWarning, match='others stand in'): left = f.explain(copies[0], copies[1], against='typical', seed=1)
+    assert np.isfinite([whole.logit, left.logit]).all()
+    c = cluster(f, progress=False)
+    plt.close(c.why(int(np.bincount(c.labels[c.labels >= 0]).argmax()))) # bonds with files that are gone
+
+
+def test_pictures_of_whatever_there_is(finder, doodles, bad, tmp_path):
+    queries = [doodles[0], bad[0], Image.open(doodles[1]), tmp_path/'gone.jpg']
+    fig = draw_matches(finder.search(queries, k=2))
+    assert sum('cannot be opened' in t.get_text() for ax in fig.axes for t in ax.texts) == 2
+    plt.close(fig)
+    fig = draw_reasons(finder, queries)
+    assert len(fig.axes) == 16
+    plt.close(fig)
+    with pytest.raises(ValueError, match='list is empty'): draw_matches([])
+    with pytest.raises(ValueError, match='list is empty'): draw_reasons(finder, [])
+
+
+def test_a_foreign_file_among_doodles(finder, doodles, bad):
+    with pytest.raises(LabelError, match='not listed|table of traits'): doodle_label('ears')(bad[1])
+    assert len(Gallery.from_files([*doodles[:2], bad[1]], finder.encoder, doodle_label('ears'), progress=False)) == 2
+
+
+def test_the_rest(finder, doodles):
+    g = Gallery.from_files(doodles[:6], finder.encoder, label_func, progress=False)
+    assert len(score_gallery(g, iter([doodles[0], other_name(doodles[0]), doodles[1]]), progress=False).files) == 2
+    with pytest.warns(UserWarning, match='1 of 3 files in `test` are not in the gallery'): duplicates(g, test=doodles[:2] + [doodles[9]], progress=False)
+    c = cluster(g, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        propagate(c, {doodles[0]: 'a', other_name(doodles[0]): 'a', doodles[1]: 'b'})
+    with pytest.raises(ValueError, match='one file has two labels'): propagate(c, {doodles[0]: 'a', other_name(doodles[0]): 'b'})
