@@ -151,13 +151,14 @@ def duplicates(
         from similarity_finder.gallery import Gallery
         how = 'raise' if strict else 'skip'
         gallery = _gallery(SimilarityFinder.load(finder), images, workers, strict)
+        skipped = list(gallery.skipped) if images else []
         if test:
             other = images_of(test)
             gallery = Gallery(gallery.encoder, gallery.rows, label_func=None) # in memory: what is on disk stays as it is
-            gallery.add(other, num_workers=workers, on_error=how)
+            skipped += gallery.add(other, num_workers=workers, on_error=how).skipped
         found = find_duplicates(gallery, other if test else None, probability, correlation=correlation, on_error=how)
         answer['json'] = dict(images=len(gallery), groups=[[str(f) for f in g] for g in found.groups], pairs=json_rows(found.table()),
-                              skipped=[dict(file=str(f), reason=r) for f,r in found.skipped])
+                              skipped=[dict(file=str(f), reason=r) for f,r in skipped + list(found.skipped)])
         answer['text'] = '\n'.join([f'{len(gallery)} images: {found}', *('  ' + '\n  '.join(map(str, g)) + '\n' for g in found.groups)])
         if table is not None: found.table().to_csv(table, index=False); answer['text'] += f'\nTable: {table}'
         where = picture_of(picture, no_picture, as_json, 'similarity-finder-duplicates.png')
