@@ -8,7 +8,7 @@ Docs: https://similarity-finder.github.io/similarity_finder/cli_cluster.html.md"
 __all__ = ['Images', 'clusters_page', 'cluster', 'json_rows', 'duplicates']
 
 # %% ../nbs/08_cli_cluster.ipynb #5d6cfe0b
-import base64,html,io
+import base64,html,io,warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -116,6 +116,8 @@ def _labels_from(c, given, min_confidence):
         try: known[f] = label(f)
         except LabelError: pass
     if not known: raise ValueError(f'{given} labels none of the {len(c.files)} images: its column "file" holds paths, paths relative to its folder, or bare names')
+    rows = sum(map(bool, label.labels.values()))
+    if len(known) < rows: warnings.warn(f'{rows-len(known)} of {rows} labels in {given} are of files that are not among the images, and are left out')
     return propagate(c, known, min_confidence)
 
 def _pictures(c, out, no_map):

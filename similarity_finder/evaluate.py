@@ -23,7 +23,7 @@ from fastcore.basics import patch
 
 from .calibrate import Calibration,cross_calibrated,fit_calibration,head_calibration,store_calibration
 from .classifier import Classifier,evaluating
-from .data import LabelError,each_once,report_skipped
+from .data import ImageError,LabelError,each_once,report_skipped
 from .gallery import Gallery
 from .metrics import (Interval,_codes,accuracy_at,bootstrap,brier_score,calibration_error,equal_error_rate,filter_misses,map_at_r,none_rate,
                                        recall_at_k,reliability,reliability_diagram,roc_auc)
@@ -286,7 +286,8 @@ def evaluate(
     if not scored.known.any(): _alone(scored); raise ValueError(f'none of {len(scored.files)} queries has a label that the gallery has (first: {scored.labels[0]!r}; the gallery has '
                                                 f'{sorted({str(l) for l in scored.gallery_labels})[:5]} ...): is label_func the right one?')
     how,calibration = dict(draws=draws, level=level, seed=seed),gallery.calibration
-    predicted = None if classifier is None else _predicted(Classifier.of(classifier), scored.files, bs)
+    try: predicted = None if classifier is None else _predicted(Classifier.of(classifier), scored.files, bs)
+    except ImageError as e: predicted = warnings.warn(f'the class filter of predict is not measured: {e}') # gone since it was encoded
     return Evaluation(measure_table(scored, calibration, predicted, threshold, ks, **how), scored, calibration, threshold, **how)
 
 # %% ../nbs/05_evaluate.ipynb #c67d50cf

@@ -377,6 +377,7 @@ def refresh(self:Gallery,
     elif isinstance(files, (str, Path)): files = image_files(files)
     paths = dict.fromkeys(map(file_key, files))
     gone = [p for p in self.rows.paths if p not in paths or not os.path.exists(p)]
+    if own and gone and len(gone) == len(self): raise ValueError(f'none of the {len(self)} files of this gallery is there (first: {gone[0]}): is a drive missing, or has a folder been moved? Nothing is changed; remove(files) takes files out for good')
     done = self.add([p for p in paths if not own or os.path.exists(p)], label_func, bs, num_workers, progress, on_error)
     gone += [str(f) for f,_ in done.skipped if str(f) in self._index and str(f) not in gone] # changed, and no longer an image
     if gone: self.remove(gone)

@@ -29,8 +29,9 @@ from .finder import SimilarityFinder
 # %% ../nbs/09_match.ipynb #15b4d23f
 class Matched:
     "Who was matched with whom, who was not and why, and whether the groups are comparable now"
-    def __init__(self, finder, pairs, unmatched, balance, files, settings, counts):
+    def __init__(self, finder, pairs, unmatched, balance, files, settings, counts, lost=None):
         self.finder,self.pairs,self.unmatched,self.balance,self.files,self.settings,self.counts = finder,pairs,unmatched,balance,files,settings,counts
+        self.lost = lost or {} # controls without a usable image -> why
         self.sides = tuple(pairs.columns[1:3]) # what the two of a pair are called
     def __len__(self): return len(self.pairs)
     def __repr__(self):
@@ -40,6 +41,7 @@ class Matched:
         out = f'{done} of {n} {"treated" if first == "treated" else "patients"} matched in {len(self)} pairs'
         if len(self): out += f', P(same) {self.pairs.p_same.min():.1%} to {self.pairs.p_same.max():.1%} (mean {self.pairs.p_same.mean():.1%})'
         if m: out += f'; {m-len(self)} of {m} controls not used'
+        if self.lost: out += f'; {len(self.lost)} more have no usable image'
         if len(self.balance): out += f'\n|SMD| at most {self.balance.smd.abs().max():.2f} before and {self.balance.smd_after.abs().max():.2f} after matching'
         for why,k in self.unmatched.reason.str.replace(r'( for|:).*', '', regex=True).value_counts().items(): out += f'\n{k} unmatched: {why}'
         return out
@@ -112,7 +114,7 @@ def match(
             reason = f'lost its only admissible control to another: {b.names[js[0]]} to {a.names[taken[js[0]]]}' if len(js) == 1 else f'lost its admissible controls to others: all {len(js)} are taken'
         rows.append((a.names[i], reason))
     return Matched(finder, pairs, pd.DataFrame(sorted(rows), columns=['treated','reason']), balance(ca, cb, found), dict(zip(a.names, a.files)) | dict(zip(b.names, b.files)),
-                   dict(caliper=caliper, exact=[exact] if isinstance(exact, str) else list(exact), within=dict(within or {}), k=k), (len(a.names)+len(a.lost), len(b.names)))
+                   dict(caliper=caliper, exact=[exact] if isinstance(exact, str) else list(exact), within=dict(within or {}), k=k), (len(a.names)+len(a.lost), len(b.names)), b.lost)
 
 # %% ../nbs/09_match.ipynb #81b34679
 def match_within(

@@ -15,7 +15,7 @@ from similarity_finder.cluster import cluster
 from similarity_finder.data import ImageError, LabelError, each_once, label_func, open_image, usable_files
 from similarity_finder.doodle import doodle_label
 from similarity_finder.duplicates import duplicates
-from similarity_finder.evaluate import score_gallery
+from similarity_finder.evaluate import evaluate, score_gallery
 from similarity_finder.faithfulness import background_reliance
 from similarity_finder.gallery import Gallery
 from similarity_finder.match import match, match_within
@@ -156,3 +156,29 @@ def test_the_rest(finder, doodles):
         warnings.simplefilter('error')
         propagate(c, {doodles[0]: 'a', other_name(doodles[0]): 'a', doodles[1]: 'b'})
     with pytest.raises(ValueError, match='one file has two labels'): propagate(c, {doodles[0]: 'a', other_name(doodles[0]): 'b'})
+
+
+def test_controls_without_an_image_are_told(finder, doodles, bad):
+    m = match(finder, doodles[:2], [*doodles[40:44], bad[0]], progress=False)
+    assert list(m.lost) == [str(bad[0])] and '2 of 4 controls not used; 1 more have no usable image' in repr(m)
+
+
+def test_a_drive_that_is_not_there(finder, doodles, tmp_path):
+    import shutil
+    copies = [Path(shutil.copy(f, tmp_path/f.name)) for f in doodles[:3]]
+    g = Gallery.from_files(copies, finder.encoder, label_func, progress=False)
+    copies[0].unlink()
+    assert g.refresh(progress=False).removed == 1
+    for f in copies[1:]: f.unlink()
+    with pytest.raises(ValueError, match='none of the 2 files of this gallery is there'): g.refresh(progress=False)
+    assert len(g) == 2 # and can still be searched
+    assert g.refresh(doodles[5:7], progress=False).removed == 2 # what is wanted instead has been said
+
+
+def test_an_evaluation_outlives_a_file(finder, doodles, tmp_path):
+    import shutil
+    copies = [Path(shutil.copy(f, tmp_path/f.name)) for f in doodles[:40]]
+    g = Gallery.from_files(copies, finder.encoder, label_func, progress=False)
+    copies[3].unlink()
+    with pytest.warns(UserWarning, match='class filter of predict is not measured'): e = evaluate(g, score_gallery(g, progress=False), classifier=finder.clearn)
+    assert 'filter_misses' not in e.table.index and len(e.scored.files) == 40
