@@ -17,7 +17,7 @@ from scipy import sparse
 from scipy.special import expit
 
 from .balance import pooled_sd
-from .data import ImageError,LabelError,each_once,report_skipped
+from .data import ask_each,report_skipped
 from .gallery import Gallery
 from .head import PairVectors
 from .scan import pair_scan,scan_weights
@@ -41,19 +41,17 @@ def units(
     on_error:str='skip' # what to do about files that cannot be used: 'skip' with a report, or 'raise'
 )->Units: # in the order of their names
     "Encode what is to be matched"
-    of,nameless,files = {},[],each_once(files)
-    for f in files:
-        try: of[f] = str(groups(f) if groups else f)
-        except (LabelError, ImageError) as e: nameless.append((f, getattr(e, 'reason', None) or str(e)))
-    if nameless and on_error == 'raise': report_skipped(nameless, len(files), on_error) # before the long part
+    of,nameless = ask_each(files, lambda f: str(groups(f) if groups else f))
+    n = len(of)+len(nameless)
+    if on_error == 'raise': report_skipped(nameless, n, on_error) # before the long part
     order = sorted(of, key=lambda f: (of[f], str(f))) # the answer does not depend on the order of the files
     done = gallery.encode_files(order, bs, num_workers, progress)
     skipped = [(order[i], reason) for i,reason in done.skipped]
-    report_skipped(nameless + skipped, len(files), on_error)
+    report_skipped(nameless + skipped, n, on_error)
     kept = [order[i] for i in done.kept]
     names,starts = [],[]
-    for n,f in enumerate(kept):
-        if not names or names[-1] != of[f]: names.append(of[f]); starts.append(n)
+    for i,f in enumerate(kept):
+        if not names or names[-1] != of[f]: names.append(of[f]); starts.append(i)
     lost = {of[f]: reason for f,reason in skipped if of[f] not in set(names)} | {str(f): reason for f,reason in nameless}
     return Units(names, [kept[a:b] for a,b in zip(starts, [*starts[1:], len(kept)])], done.vectors, np.array(starts, dtype=int), lost)
 

@@ -6,8 +6,8 @@ Docs: https://similarity-finder.github.io/similarity_finder/data.html.md"""
 
 # %% auto #0
 __all__ = ['label_func', 'max_pixels', 'LabelError', 'PatternLabeller', 'TableLabeller', 'labeller', 'to_rgb', 'open_image',
-           'image_files', 'file_key', 'each_once', 'Usable', 'report_skipped', 'usable_files', 'ClassSplitter',
-           'GroupSplitter', 'pets', 'pets_mask', 'ImageError']
+           'image_files', 'file_key', 'each_once', 'ask_each', 'Usable', 'report_skipped', 'usable_files',
+           'ClassSplitter', 'GroupSplitter', 'pets', 'pets_mask', 'ImageError']
 
 # %% ../nbs/00_data.ipynb #4c3ae208
 import csv,os,random,re,warnings
@@ -174,6 +174,18 @@ def each_once(
     out = {}
     for f in files: out.setdefault(file_key(f), Path(f))
     return list(out.values())
+
+def ask_each(
+    files, # image files, each of which counts once
+    tell # a function of a file; where it raises a `LabelError` or an `ImageError`, it has no answer
+)->tuple: # file -> its answer; (file, reason) of the others
+    "Ask of each file"
+    told,skipped = {},[]
+    for f in each_once(files):
+        try: told[f] = tell(f)
+        except LabelError as e: skipped.append((f, str(e)))
+        except ImageError as e: skipped.append((f, e.reason))
+    return told,skipped
 
 class Usable(NamedTuple):
     "What `usable_files` found"

@@ -20,7 +20,7 @@ from fastprogress.fastprogress import progress_bar
 from sklearn.metrics import roc_auc_score
 
 from .classifier import evaluating
-from .data import ImageError,LabelError,each_once,open_image,report_skipped
+from .data import ImageError,ask_each,open_image,report_skipped
 from .head import cat_vectors
 
 # %% ../nbs/06_faithfulness.ipynb #e1910807
@@ -140,15 +140,17 @@ def background_reliance(
 )->Reliance:
     "Where the evidence for pairs of one label lies, and what is left of the similarity without it"
     label_func,encoder,known = label_func or finder.gallery.label_func,finder.encoder,set(finder.gallery.labels)
-    files,masks,label,skipped = each_once(files),{},{},[]
-    for f in files:
-        try:
-            label[f],m = label_func(f),mask(f)
-            if m is not None and label[f] in known: open_image(f); masks[f] = m
-        except (ImageError, LabelError) as e: skipped.append((f, getattr(e, 'reason', None) or str(e)))
-    report_skipped(skipped, len(files), on_error)
+    def tell(f):
+        label,m = label_func(f),mask(f)
+        if m is None or label not in known: return None
+        open_image(f) # an error now rather than on the way
+        return label,m
+    told,skipped = ask_each(files, tell)
+    n = len(told)+len(skipped)
+    report_skipped(skipped, n, on_error)
+    label,masks = ({f: o[i] for f,o in told.items() if o is not None} for i in range(2))
     labels = np.array([label[f] for f in masks])
-    if len(set(labels)) < 2: raise ValueError(f'{len(masks)} of {len(files)} files have a mask and a label of the gallery, of {len(set(labels))} labels: two labels are needed at least')
+    if len(set(labels)) < 2: raise ValueError(f'{len(masks)} of {n} files have a mask and a label of the gallery, of {len(set(labels))} labels: two labels are needed at least')
     def seen(f): return encoder.prep([f]).to(encoder.device),encoder.prep.mask(masks[f]).to(encoder.device)
     places = [x*~_box(m) for x,m in map(seen, list(masks)[::-(-len(masks)//3)])] # backgrounds of three of the images
     vectors = [[] for _ in range(3+len(places))]
@@ -167,7 +169,7 @@ def background_reliance(
         both = [encoder.prep.mask(mask(o)) for o in (f, match)]
         rows.append([1-np.nanmean([energy_inside(o, m) for o,m in zip((maps.a[0], maps.b[0]), both)]), 1-torch.stack(both).float().mean().item()])
     outside,chance = (float(o) for o in np.nanmean(rows, 0)) if rows else (float('nan'),)*2
-    return Reliance(outside, chance, *aucs[:3], len(rows), len(masks), len(files)-len(masks), float(np.mean(aucs[3:])))
+    return Reliance(outside, chance, *aucs[:3], len(rows), len(masks), n-len(masks), float(np.mean(aucs[3:])))
 
 def _pair_auc(logits, labels):
     "Area under the ROC curve of all pairs of N images, from (N, N) logits"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .admissible import log_odds,units
-from .data import ImageError,LabelError,each_once,report_skipped
+from .data import ask_each,report_skipped
 
 # %% ../nbs/09_scanner.ipynb #7876df31
 class SiteReliance(NamedTuple):
@@ -75,12 +75,10 @@ def site_reliance(
 )->SiteReliance:
     "What a shared site brings to the similarity of images with different labels"
     label_func = label_func or finder.gallery.label_func
-    files,told,skipped = each_once(files),{},[]
-    for f in files:
-        try: told[f] = label_func(f),site(f)
-        except (LabelError, ImageError) as e: skipped.append((f, getattr(e, 'reason', None) or str(e)))
-    report_skipped(skipped, len(files), on_error)
+    told,skipped = ask_each(files, lambda f: (label_func(f), site(f)))
+    n = len(told)+len(skipped)
+    report_skipped(skipped, n, on_error)
     u = units(finder.gallery, told, progress=progress, on_error=on_error)
-    if len(u.names) < 2: raise ValueError(f'{len(u.names)} of {len(files)} files can be used: there are no pairs to compare')
+    if len(u.names) < 2: raise ValueError(f'{len(u.names)} of {n} files can be used: there are no pairs to compare')
     z = log_odds(finder.gallery, u, u)
     return site_effect((z + z.T)/2, *zip(*(told[f] for f, in u.files)), permutations, seed)

@@ -12,7 +12,7 @@ from PIL import Image
 from similarity_finder.admissible import units
 from similarity_finder.balance import covariates_of
 from similarity_finder.cluster import cluster
-from similarity_finder.data import ImageError, LabelError, each_once, label_func, open_image, usable_files
+from similarity_finder.data import ImageError, LabelError, ask_each, each_once, label_func, open_image, usable_files
 from similarity_finder.doodle import doodle_label
 from similarity_finder.duplicates import duplicates
 from similarity_finder.evaluate import evaluate, score_gallery
@@ -43,6 +43,16 @@ def test_each_once(doodles):
     for one in (a, str(a.parent)):
         with pytest.raises(ValueError, match='is a list of image files'): each_once(one)
     assert list(usable_files([a, other_name(a), b, b]).files) == [a, b] # so nothing that is held out is learned from
+
+
+def test_ask_each(doodles):
+    a, b, c = doodles[:3]
+    def tell(f):
+        if f == a: raise LabelError('whose?')
+        if f == b: raise ImageError(b, 'torn')
+        return f.name
+    assert ask_each([a, b, c, other_name(c)], tell) == ({c: c.name}, [(a, 'whose?'), (b, 'torn')])
+    with pytest.raises(ZeroDivisionError): ask_each([a], lambda f: 1/0) # a mistake of the function's is not a file's
 
 
 def test_a_folder_where_a_list_is_meant(finder, doodles):
