@@ -8,6 +8,7 @@ Docs: https://similarity-finder.github.io/similarity_finder/show.html.md"""
 __all__ = ['draw_matches', 'draw_reasons']
 
 # %% ../nbs/07_show.ipynb #0899a2d3
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -28,9 +29,11 @@ def draw_matches(
     for row,ms in zip(axs, found):
         truth = _label(ms.query, label_func)
         for ax in row: ax.axis('off')
-        _picture(row[0], ms.query, f'query\n{truth or _file_name(ms.query)}', weight='bold')
+        title = f'query\n{truth or _file_name(ms.query)}'
+        if ms.error is None: _picture(row[0], ms.query, title, weight='bold')
+        else: row[0].set_title(title, fontsize=7, weight='bold')
         for ax,m in zip(row[1:], ms): _picture(ax, m.file, f'{m.probability:.1%}\n{m.label or m.file.name}', color='black' if truth in (None, m.label) else '#c1272d')
-        if not len(ms): row[1].text(0, 0.5, ms.none, va='center', fontsize=7, transform=row[1].transAxes)
+        if not len(ms): _say(row[1], ms.none, 30*k)
     fig.tight_layout(pad=0.4)
     return _save(fig, fname)
 
@@ -44,8 +47,12 @@ def _label(q, label_func):
 def _picture(ax, f, title, **kwargs):
     "An image with a title; what happened to it, if it cannot be opened"
     try: ax.imshow(open_image(f))
-    except ImageError as e: ax.text(0.5, 0.5, e.reason, ha='center', va='center', wrap=True, fontsize=6, transform=ax.transAxes)
+    except ImageError as e: ax.text(0.5, 0.5, textwrap.fill(e.reason, 22), ha='center', va='center', fontsize=6, transform=ax.transAxes)
     ax.set_title(title, fontsize=7, **kwargs)
+
+def _say(ax, text, width):
+    "Words in place of pictures, over the empty axes to the right as well"
+    ax.text(0, 0.5, textwrap.fill(text, width), va='center', fontsize=7, transform=ax.transAxes).set_in_layout(False)
 
 def _save(fig, fname):
     "Write a figure and close it, or leave it open"
@@ -73,7 +80,7 @@ def draw_reasons(
         if m is None:
             for ax in row: ax.axis('off')
             row[0].set_title(f'query\n{truth or _file_name(q)}', fontsize=8)
-            row[1].text(0, 0.5, why, va='center', fontsize=7, transform=row[1].transAxes)
+            _say(row[1], why, 90)
             continue
         for ax,t,title in zip(row, why.tensors, (f'query\n{truth or _file_name(q)}', f'{m.probability if m.pair is None else m.pair:.1%} similar\n{m.label or m.file.name}')):
             ax.imshow(t.permute(1,2,0)); ax.axis('off'); ax.set_title(title, fontsize=8)
