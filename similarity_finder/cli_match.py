@@ -8,6 +8,7 @@ Docs: https://similarity-finder.github.io/similarity_finder/cli_match.html.md"""
 __all__ = ['match', 'json_rows']
 
 # %% ../nbs/09_cli_match.ipynb #28900990
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,8 @@ def _files(where, key='file'):
         if p.suffix.lower() != '.csv': out += images_of([p]); continue
         table = pd.read_csv(p, dtype=str, encoding='utf-8-sig')
         if key not in table: raise ValueError(f'{p} has no column {key!r}; it has {list(table.columns)}')
+        empty = int(table[key].isna().sum())
+        if empty: warnings.warn(f'{empty} of {len(table)} rows of {p} name no file, and are left out')
         out += [f if f.is_absolute() or not (p.parent/f).exists() else p.parent/f for f in map(Path, table[key].dropna())]
     return out
 
