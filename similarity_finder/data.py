@@ -177,11 +177,12 @@ def each_once(
 
 def ask_each(
     files, # image files, each of which counts once
-    tell # a function of a file; where it raises a `LabelError` or an `ImageError`, it has no answer
+    tell, # a function of a file; where it raises a `LabelError` or an `ImageError`, it has no answer
+    progress:bool=False # show a progress bar, for more than 500 files
 )->tuple: # file -> its answer; (file, reason) of the others
     "Ask of each file"
-    told,skipped = {},[]
-    for f in each_once(files):
+    files,told,skipped = each_once(files),{},[]
+    for f in progress_bar(files, leave=False) if progress and len(files) > 500 else files:
         try: told[f] = tell(f)
         except LabelError as e: skipped.append((f, str(e)))
         except ImageError as e: skipped.append((f, e.reason))
@@ -214,20 +215,17 @@ def usable_files(
     progress:bool=True # show a progress bar, for more than 500 files
 )->Usable:
     "The files that have a label and can be opened, each once; the others are counted and reported, or raised"
-    files = each_once(files)
-    if not files: raise ValueError('no files given: the list is empty')
-    good,labels,skipped = [],[],[]
-    for f in progress_bar(files, leave=False) if progress and decode and len(files) > 500 else files:
-        try:
-            label = label_func(f) if label_func else None
-            if label_func and label is None: raise LabelError('no label: the function that labels files gives None')
-            if decode: open_image(f)
-        except LabelError as e: skipped.append((f, str(e)))
-        except ImageError as e: skipped.append((f, e.reason))
-        else: good.append(f); labels.append(label)
-    report_skipped(skipped, len(files), on_error)
-    if not good: raise ValueError(f'none of {len(files)} files can be used (first: {skipped[0][0]}: {skipped[0][1]})')
-    return Usable(L(good), labels, skipped)
+    def tell(f):
+        label = label_func(f) if label_func else None
+        if label_func and label is None: raise LabelError('no label: the function that labels files gives None')
+        if decode: open_image(f)
+        return label
+    told,skipped = ask_each(files, tell, progress and decode)
+    n = len(told)+len(skipped)
+    if not n: raise ValueError('no files given: the list is empty')
+    report_skipped(skipped, n, on_error)
+    if not told: raise ValueError(f'none of {n} files can be used (first: {skipped[0][0]}: {skipped[0][1]})')
+    return Usable(L(list(told)), list(told.values()), skipped)
 
 # %% ../nbs/00_data.ipynb #0793b508
 class ClassSplitter:

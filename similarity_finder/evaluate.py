@@ -23,7 +23,7 @@ from fastcore.basics import patch
 
 from .calibrate import Calibration,cross_calibrated,fit_calibration,head_calibration,store_calibration
 from .classifier import Classifier,evaluating
-from .data import ImageError,LabelError,each_once,report_skipped
+from .data import ImageError,ask_each,each_once,report_skipped
 from .gallery import Gallery
 from .metrics import (Interval,_codes,accuracy_at,bootstrap,brier_score,calibration_error,equal_error_rate,filter_misses,map_at_r,none_rate,
                                        recall_at_k,reliability,reliability_diagram,roc_auc)
@@ -85,15 +85,14 @@ def score_queries(
     if label_func is None: raise ValueError('this gallery has no labels: pass label_func=, a function that gives the label of a file')
     _check_labels(gallery)
     gallery.check()
-    good,labels,skipped = [],[],[]
-    for f in files:
-        try: labels.append(label_func(f)); good.append(f)
-        except LabelError as e: skipped.append((f, str(e)))
+    told,skipped = ask_each(files, label_func)
+    good = list(told)
     done = gallery.encode_files(good, bs, num_workers, progress)
     skipped += [(good[i], reason) for i,reason in done.skipped]
     report_skipped(skipped, len(files), on_error)
     if not done.kept: raise ValueError(f'none of {len(files)} files can be used (first: {skipped[0][0]}: {skipped[0][1]})')
-    good,labels = [good[i] for i in done.kept],[labels[i] for i in done.kept]
+    good = [good[i] for i in done.kept]
+    labels = [told[f] for f in good]
     scored = _compared(gallery, good, labels, done.vectors, skipped, progress)
     if (inside := scored.own[scored.own >= 0]).size: warnings.warn(f'{len(inside)} of {len(good)} queries are images of the gallery (first: {gallery.files[inside[0]].name}). Each is left out of its own matches; but if the '
                                                                    'networks have learned from them, the measures flatter', stacklevel=2)

@@ -145,7 +145,7 @@ def background_reliance(
         if m is None or label not in known: return None
         open_image(f) # an error now rather than on the way
         return label,m
-    told,skipped = ask_each(files, tell)
+    told,skipped = ask_each(files, tell, progress)
     n = len(told)+len(skipped)
     report_skipped(skipped, n, on_error)
     label,masks = ({f: o[i] for f,o in told.items() if o is not None} for i in range(2))

@@ -132,7 +132,7 @@ class Matches(list):
         n = max(len(self), 1)+1
         axs = get_grid(n, nrows=-(-n//ncols), ncols=min(n, ncols), figsize=(size*min(n, ncols), (size+0.35)*-(-n//ncols)))
         if self.error is None: show_image(open_image(self.query), ctx=axs[0])
-        axs[0].axis('off')
+        else: axs[0].axis('off')
         axs[0].set_title('query', fontsize=8, weight='bold')
         if not self: axs[1].text(0.5, 0.5, textwrap.fill(self.none, 18), ha='center', va='center', fontsize=7); axs[1].axis('off')
         for ax,m in zip(axs[1:], self):
@@ -228,34 +228,26 @@ def explain(self:SimilarityFinder,
     if isinstance(against, str) and against == 'typical':
         rest = others()
         if not rest: raise ValueError('the gallery has no other images to hold the match against')
-        against = _openable(rest, 16, seed)
+        some = random.Random(seed).sample(rest, min(16, len(rest)))
+        against = _first(dict.fromkeys(some + random.Random(seed).sample(rest, len(rest))), 16, open_image)
     elif against is None: against = []
     elif isinstance(against, (str, Path, Image.Image, Match)): against = [against]
     return explain_pair(self.encoder, fn, match, method, [file(o) for o in against], _background(self, others(), seed) if method in background_methods else None)
 
-def _openable(files, n, seed):
-    "Files taken at random; others stand in for those that cannot be opened"
-    some,bad = random.Random(seed).sample(files, min(n, len(files))),[]
-    rest,out = [f for f in random.Random(seed).sample(files, len(files)) if f not in set(some)],[]
-    for f in some + rest:
-        try: open_image(f)
-        except ImageError as e: bad.append(str(e)); continue
-        out.append(f)
+def _first(files, n, read):
+    "What `read` makes of the first n files; the next ones stand in for those that cannot be opened"
+    out,bad = [],[]
+    for f in files:
         if len(out) == n: break
-    if not out: raise ValueError(f'none of the {len(files)} other images of the gallery can be opened (first: {bad[0]})')
+        try: out.append(read(f))
+        except ImageError as e: bad.append(str(e))
+    if not out: raise ValueError(f'none of {len(bad)} images of the gallery can be opened (first: {bad[0]})')
     if bad: warnings.warn(f'{len(bad)} images of the gallery cannot be opened, and others stand in; the first: {bad[0]}')
     return out
 
 def _background(finder, files, seed, n=48):
-    "(n, 3, H, W): images taken at random, or all of fewer; others stand in for those that cannot be opened"
-    out,bad = [],[]
-    for f in random.Random(seed).sample(files, len(files)):
-        try: out.append(finder.encoder.prep([f]))
-        except ImageError as e: bad.append(str(e))
-        if len(out) == n: break
-    if not out: raise ValueError('none of the images of the gallery can be opened, to count evidence from')
-    if bad: warnings.warn(f'{len(bad)} images of the gallery cannot be opened, and evidence is counted from others; the first: {bad[0]}')
-    return torch.cat(out)
+    "(n, 3, H, W): images taken at random, or all of fewer"
+    return torch.cat(_first(random.Random(seed).sample(files, len(files)), n, lambda f: finder.encoder.prep([f])))
 
 @patch
 def similar_cams(self:SimilarityFinder,

@@ -1,5 +1,6 @@
 "One of many files that cannot be used, or that is named twice, neither ends a run nor goes unsaid"
 import os
+import shutil
 import warnings
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from similarity_finder.admissible import units
@@ -17,6 +19,7 @@ from similarity_finder.doodle import doodle_label
 from similarity_finder.duplicates import duplicates
 from similarity_finder.evaluate import evaluate, score_gallery
 from similarity_finder.faithfulness import background_reliance
+from similarity_finder.finder import SimilarityFinder
 from similarity_finder.gallery import Gallery
 from similarity_finder.match import match, match_within
 from similarity_finder.propagate import propagate
@@ -112,12 +115,10 @@ def test_a_table_that_is_about_other_files(doodles):
 
 def test_reliance(finder, doodles, bad, capsys):
     files = [*doodles[::5], doodles[0]]
-    half = lambda f: np.arange(64)[None].repeat(64, 0) < 32
-    import torch
-    mask = lambda f: torch.from_numpy(half(f))
+    mask = lambda f: (torch.arange(64) < 32).expand(64, 64)
     plain, with_bad = (background_reliance(finder, o, mask, progress=False) for o in (files[:-1], [*files, *bad]))
-    assert '2 of' in capsys.readouterr().out
-    assert with_bad.images == plain.images and with_bad.auc == pytest.approx(plain.auc)
+    assert f'2 of {len(files)+1} files cannot be used' in capsys.readouterr().out # one of the others is there twice
+    assert with_bad.images == plain.images == len(files)-1 and with_bad.auc == pytest.approx(plain.auc)
     with pytest.raises(ImageError): background_reliance(finder, [*files, *bad], mask, progress=False, on_error='raise')
     site = lambda f: 'AB'[doodles.index(f) % 2] if f in doodles else 'A'
     some = doodles[::7]
@@ -127,17 +128,22 @@ def test_reliance(finder, doodles, bad, capsys):
 
 
 def test_against_typical_images_some_of_which_are_gone(finder, doodles, tmp_path):
-    import shutil
     copies = [Path(shutil.copy(f, tmp_path/f.name)) for f in doodles[:20]]
     g = Gallery.from_files(copies, finder.encoder, label_func, progress=False)
-    from similarity_finder.finder import SimilarityFinder
     f = SimilarityFinder.from_parts(None, g)
     whole = f.explain(copies[0], copies[1], against='typical', seed=1)
     for o in copies[2:6]: o.unlink()
     with pytest.warns(UserWarning, match='others stand in'): left = f.explain(copies[0], copies[1], against='typical', seed=1)
-    assert np.isfinite([whole.logit, left.logit]).all()
+    assert (whole.n_others, left.n_others) == (16, 14) # of 18 others, four are gone
+    said = f.explain(copies[0], copies[1], against=copies[6:])
+    for a, b in zip(left.evidence, said.evidence): assert a == pytest.approx(b, abs=1e-4)
     c = cluster(f, progress=False)
-    plt.close(c.why(int(np.bincount(c.labels[c.labels >= 0]).argmax()))) # bonds with files that are gone
+    for o in copies:
+        if o.exists(): o.unlink()
+    fig = c.why(int(np.bincount(c.labels[c.labels >= 0]).argmax())) # all that it would show is gone
+    rows = len(fig.axes)//4
+    assert sum('no such file' in t.get_text().replace('\n', ' ') for ax in fig.axes for t in ax.texts) == rows > 0
+    plt.close(fig)
 
 
 def test_pictures_of_whatever_there_is(finder, doodles, bad, tmp_path):
@@ -146,7 +152,9 @@ def test_pictures_of_whatever_there_is(finder, doodles, bad, tmp_path):
     assert sum('cannot be opened' in t.get_text() for ax in fig.axes for t in ax.texts) == 2
     plt.close(fig)
     fig = draw_reasons(finder, queries)
-    assert len(fig.axes) == 16
+    said = [t.get_text().replace('\n', ' ') for ax in fig.axes for t in ax.texts]
+    assert [sum(why in o for o in said) for why in ('not an image', 'no such file')] == [1, 1]
+    assert [bool(ax.images) for ax in fig.axes[:16:4]] == [True, False, True, False]
     plt.close(fig)
     with pytest.raises(ValueError, match='list is empty'): draw_matches([])
     with pytest.raises(ValueError, match='list is empty'): draw_reasons(finder, [])
@@ -157,7 +165,7 @@ def test_a_foreign_file_among_doodles(finder, doodles, bad):
     assert len(Gallery.from_files([*doodles[:2], bad[1]], finder.encoder, doodle_label('ears'), progress=False)) == 2
 
 
-def test_the_rest(finder, doodles):
+def test_a_file_under_two_names_or_of_elsewhere(finder, doodles):
     g = Gallery.from_files(doodles[:6], finder.encoder, label_func, progress=False)
     assert len(score_gallery(g, iter([doodles[0], other_name(doodles[0]), doodles[1]]), progress=False).files) == 2
     with pytest.warns(UserWarning, match='1 of 3 files in `test` are not in the gallery'): duplicates(g, test=doodles[:2] + [doodles[9]], progress=False)
@@ -174,7 +182,6 @@ def test_controls_without_an_image_are_told(finder, doodles, bad):
 
 
 def test_a_drive_that_is_not_there(finder, doodles, tmp_path):
-    import shutil
     copies = [Path(shutil.copy(f, tmp_path/f.name)) for f in doodles[:3]]
     g = Gallery.from_files(copies, finder.encoder, label_func, progress=False)
     copies[0].unlink()
@@ -186,7 +193,6 @@ def test_a_drive_that_is_not_there(finder, doodles, tmp_path):
 
 
 def test_an_evaluation_outlives_a_file(finder, doodles, tmp_path):
-    import shutil
     copies = [Path(shutil.copy(f, tmp_path/f.name)) for f in doodles[:40]]
     g = Gallery.from_files(copies, finder.encoder, label_func, progress=False)
     copies[3].unlink()
