@@ -241,7 +241,7 @@ def _first(files, n, read):
         if len(out) == n: break
         try: out.append(read(f))
         except ImageError as e: bad.append(str(e))
-    if not out: raise ValueError(f'none of {len(bad)} images of the gallery can be opened (first: {bad[0]})')
+    if not out: raise ValueError(f'none of the images of the gallery can be opened (first: {bad[0]})')
     if bad: warnings.warn(f'{len(bad)} images of the gallery cannot be opened, and others stand in; the first: {bad[0]}')
     return out
 
