@@ -5,7 +5,7 @@ from PIL import Image
 from torch import nn
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
-from fastai.torch_core import params, set_seed
+from fastai.torch_core import default_device, params, set_seed
 from sklearn.metrics import roc_auc_score
 from similarity_finder.head import PairHead
 from similarity_finder.metrics import map_at_r, recall_at_k
@@ -47,18 +47,17 @@ def conv4(width=64, n_in=1):
 
 
 class Batches:
-    "Batches of wobbled images"
-    def __init__(self, x, y, bs, idxs): self.x, self.y, self.bs, self.idxs, self.n = x, y, bs, idxs, len(y)
+    "Batches of images, wobbled on the CPU, so that every machine draws the same"
+    def __init__(self, x, y, bs, idxs): self.x, self.y, self.bs, self.idxs, self.n, self.device = x, y, bs, idxs, len(y), default_device()
     def __len__(self): return len(self.y)//self.bs
     def __iter__(self):
-        for b in np.array_split(self.idxs(), len(self)): yield wobble(self.x[b]), self.y[b]
+        for b in np.array_split(self.idxs(), len(self)): yield wobble(self.x[b]).to(self.device), self.y[b].to(self.device)
     def to(self, device): return self
     dataset = property(lambda self: self.y)
-    device = torch.device('cpu')
 
 
 def train(x, y, method='ours', seed=0, epochs=12, bs=128, k=4, lr=1e-2, width=48, n_hidden=64, wd=0.05, turn=True, p=(0., 0.2)):
-    "Trains on drawings (N, 1, h, w) of characters `y`; gives `score(images, images)`"
+    "Trains on drawings (N, 1, h, w) of characters `y`, on a GPU if there is one; gives `score(images, images)`"
     set_seed(seed, reproducible=True)
     if turn: x, y = turned(x, y)
     enc = conv4(width).to(memory_format=torch.channels_last)
@@ -87,6 +86,7 @@ def train(x, y, method='ours', seed=0, epochs=12, bs=128, k=4, lr=1e-2, width=48
         return class_batches(labels, bs, k, rng)
     dl = Batches(x, y, bs, idxs)
     learn = Learner(DataLoaders(dl, dl), model, loss_func=loss, opt_func=adamw, wd=wd, splitter=lambda m: [params(m)])
+    model.to(dl.device)
     start = time.time()
     with learn.no_bar(), learn.no_logging():
         learn._do_epoch_validate = lambda *a, **k: None # there is nothing held out
@@ -95,22 +95,27 @@ def train(x, y, method='ours', seed=0, epochs=12, bs=128, k=4, lr=1e-2, width=48
     model.eval()
     if method == 'ours': head.damp() # as `train_finder` does
     @torch.no_grad()
-    def vectors(x): return torch.cat([o for o in (model[0](o) for o in x.split(256))])
+    def vectors(x): return torch.cat([model[0](o.to(dl.device)) for o in x.split(256)])
     @torch.no_grad()
     def score(a, b):
         A, B = vectors(a), vectors(b)
         if method in ('classifier', 'supcon', 'ms'):
             f = (lambda o: F.normalize(o.mean((2,3)))) if method == 'classifier' else model[1]
-            return f(A) @ f(B).T
+            return (f(A) @ f(B).T).cpu()
         va, vb = head.vectors(A), head.vectors(B)
-        return torch.cat([head.all_logits(va.rows(slice(i, i+16)), vb) for i in range(0, len(a), 16)])
+        return torch.cat([head.all_logits(va.rows(slice(i, i+16)), vb).cpu() for i in range(0, len(a), 16)])
     return score, model, dict(seconds=seconds, images=epochs*len(dl)*bs)
 
 
-def measures(score, x, y, ways=20, episodes=400, seed=0):
-    "AUC of all pairs, MAP@R and R@1 of each drawing among all others; accuracy of telling 20 characters apart by one drawing of each"
+def scores_of(score, x):
+    "Scores of all drawings with each other, itself left out"
     s = np.asarray(torch.as_tensor(score(x, x)), dtype=np.float32).copy()
     np.fill_diagonal(s, -np.inf)
+    return s
+
+
+def measures(s, y, ways=20, episodes=400, seed=0):
+    "AUC of all pairs, MAP@R and R@1 of each drawing among all others; accuracy of telling 20 characters apart by one drawing of each"
     i, j = np.triu_indices(len(y), 1)
     same = (y[:,None] == y[None]).numpy()[i,j]
     out = {'auc': roc_auc_score(same, s[i,j]), 'map@r': map_at_r(s, y, y), 'recall@1': recall_at_k(s, y, y)}
