@@ -8,7 +8,9 @@ P(same) of pairs of new breeds, for as many same as different pairs, by calibrat
     nothing: the network's own percentages
     held-out images: those of breeds that were learned, with those that it was learned from
     left-out labels: the breeds of the five trainings
+    both: held-out images and left-out labels, which count the same, as `train_finder(new_labels=5)` does
     half of the new labels, all other new labels: with labelled images of new breeds, as in quality.py.
+'both new': what two new images have in the logit from that alone, 3 and 0 (not with --mix and --gallery).
 'of learned labels': the photographs that were held out, among those that were learned from; what was fitted to them is judged by halves.
 'evenly': new breeds with no more than 12 photographs each; which, is drawn ten times (the mean).
 'AUC of left-out labels' is what the five trainings foretell of the AUC on new ones.
@@ -21,6 +23,7 @@ others), and to both; each for the share of same pairs among those that it was f
 Seeds 0 to 2 and 12 to 14 were looked at before: with --gallery all six, three parts or five (0 and 12 alone), and whether breeds with many photographs may count for more.
 """
 import argparse, copy, csv, random, warnings
+from functools import partial
 from itertools import product
 from pathlib import Path
 import numpy as np, torch
@@ -33,8 +36,8 @@ from protocols import Caches, Protocol, photographs, train
 from quality import calibrated, evenly, methods
 
 here = Path(__file__).parent
-header = ['seed', 'photographs', 'fitted to', 'measure', 'value']
-default = methods['default, 24 epochs, kept']
+header = ['seed', 'both new', 'photographs', 'fitted to', 'measure', 'value']
+default = methods['default, 24 epochs, kept, both new 3']
 
 
 def some(p, seed, images):
@@ -53,16 +56,16 @@ def held_out(images, labels, seed):
 
 
 def left_out(p, caches, parts=5, most=12, **cfg):
-    "Logits and labels of pairs of labels that a network has not learned, one set for each training"
+    "Logits and labels of pairs of labels that a network has not learned, one set for each training; and the logits without what two new images have in common"
     for k, part in enumerate(label_parts([p.labels[i] for i in p.train], parts, p.seed)):
         known = [i for i in p.train if p.labels[i] not in part]
         o, rng, by = some(p, 1000*(p.seed+1)+k, held_out(known, p.labels, p.seed)[0]), random.Random(p.seed), {}
         for i in p.train: by.setdefault(p.labels[i], []).append(i)
         asked = sorted(i for l in sorted(part) for i in rng.sample(by[l], min(most, len(by[l]))))
         score = train(o, caches, **{**default, **cfg})[0]
-        z = np.asarray(score(asked, asked), dtype=float).copy()
-        np.fill_diagonal(z, -np.inf)
-        yield z, p.labels[asked]
+        z, without = (np.asarray(score(asked, asked, o), dtype=float).copy() for o in (True, False))
+        for o in (z, without): np.fill_diagonal(o, -np.inf)
+        yield z, p.labels[asked], without
 
 
 def block(sets):
@@ -75,8 +78,8 @@ def block(sets):
 def by_mix(p, caches, mix):
     "MAP@R of labels left out of trainings, of new ones, and of those that were learned"
     learned, asked = held_out(p.train, p.labels, p.seed)
-    score = train(some(p, p.seed, learned), caches, **{**default, 'mix': mix})[0]
-    yield 'left-out labels', np.mean([map_at_r(z, l, l) for z, l in left_out(p, caches, mix=mix)])
+    score = partial(train(some(p, p.seed, learned), caches, **{**default, 'mix': mix})[0], both=False)
+    yield 'left-out labels', np.mean([map_at_r(z, l, l) for _, l, z in left_out(p, caches, mix=mix)])
     yield 'as they are', p.measures(p.scores_of(score))['map@r']
     yield 'evenly', np.mean([o.measures(o.scores_of(score))['map@r'] for o in evenly(p)])
     yield 'of learned labels', map_at_r(np.asarray(score(asked, learned), dtype=float), p.labels[asked], p.labels[learned])
@@ -102,6 +105,32 @@ def by_gallery(p, s, fits, draws=10, most=12):
                 P, found = c.probability(z), c.at_prior((q[:,None] == g[None]).mean()).probability(z) # for as many same as different pairs, and as a search among these images asks
                 values = {m: f(P, q, g) for m, f in errors.items()} | {'promised': found.max(1).mean(), 'right': (g[z.argmax(1)] == q).mean()}
                 for m, v in values.items(): out.setdefault((photographs_, n, name, m), []).append(v)
+    return {k: np.mean(v) for k, v in out.items()}
+
+
+def fitted(p, score, asked, learned, sets=()):
+    "Calibrations, by what they were fitted to"
+    held = score(asked, learned), p.labels[asked], p.labels[learned]
+    out = {'nothing': Calibration(), 'held-out images': fit_calibration(*held, 0.5)}
+    if not sets: return out
+    z, l = block(sets)
+    return out | {'left-out labels': fit_calibration(z, l, l, 0.5), 'both': fit_calibration(*held, 0.5, beside=(z, l, l))}
+
+
+def by_fit(p, score, asked, learned, sets):
+    "Errors on new breeds, as they are and evenly, and on held-out images of those that were learned: photographs, what was fitted to, measure -> value"
+    fits, out = fitted(p, score, asked, learned, sets), {}
+    for photographs_, ps in (('as they are', [p]), ('evenly', list(evenly(p)))):
+        for o in ps:
+            s, q = o.scores_of(score), o.labels[o.query]
+            ways = {k: [c.probability(s)] for k, c in fits.items()} | {f'{k} new labels': v for k, v in zip(('half of the', 'all other'), calibrated(o, s, 0.5, 10 if photographs_ == 'as they are' else 1).values())}
+            for k, P in ways.items():
+                for m, f in errors.items(): out.setdefault((photographs_, k, m), []).append(np.mean([f(x, q, q) for x in P]))
+            for m, f in (('AUC', roc_auc), ('map@r', map_at_r)): out.setdefault((photographs_, 'nothing', m), []).append(f(s, q, q))
+    (z, l), s, q, g = block(sets), np.asarray(score(asked, learned), dtype=float), p.labels[asked], p.labels[learned]
+    known = {k: c.probability(s) for k, c in fits.items()} | {'held-out images': cross_calibrated(s, q, g, 0.5, seed=p.seed), 'both': cross_calibrated(s, q, g, 0.5, seed=p.seed, beside=(z, l, l))}
+    out |= {('of learned labels', k, m): [f(P, q, g)] for k, P in known.items() for m, f in errors.items()} | {('of learned labels', 'nothing', 'map@r'): [map_at_r(s, q, g)]}
+    out['evenly', 'left-out labels', 'AUC of left-out labels'] = [roc_auc(*o, o[1]) for o in sets]
     return {k: np.mean(v) for k, v in out.items()}
 
 
@@ -141,7 +170,7 @@ def main():
     warnings.simplefilter('ignore')
     labels, encoder, maps = photographs(a.weights, a.cache)
     caches = Caches(encoder, maps, a.cache)
-    if not a.out.exists(): a.out.write_text(','.join(['seed', 'mix', 'photographs', 'map@r'] if a.mix else [*header[:2], 'images', *header[2:]] if a.gallery else [*header[:3], 'queries', *header[3:]] if a.together else header)+'\n')
+    if not a.out.exists(): a.out.write_text(','.join(['seed', 'mix', 'photographs', 'map@r'] if a.mix else ['seed', 'photographs', 'images', *header[3:]] if a.gallery else [*header[:4], 'queries', *header[4:]] if a.together else header)+'\n')
     def note(rows):
         with open(a.out, 'a', newline='') as f: csv.writer(f).writerows(rows)
         print(*rows, sep='\n', flush=True)
@@ -149,10 +178,11 @@ def main():
     for seed in a.seeds:
         if str(seed) in {r['seed'] for r in csv.DictReader(open(a.out))}: continue
         if a.together:
-            p = Protocol('together', labels, seed)
+            p, rows = Protocol('together', labels, seed), []
             score = train(p, caches, **default)[0]
-            each = {'as they are': [by_kind(p, score)], 'evenly': [by_kind(o, score) for o in evenly(p)]}
-            rows = [(seed, name, *k, f'{np.mean([o[k] for o in v]):.5f}') for name, v in each.items() for k in v[0]]
+            for both in (True, False):
+                each = {'as they are': [by_kind(p, partial(score, both=both))], 'evenly': [by_kind(o, partial(score, both=both)) for o in evenly(p)]}
+                rows += [(seed, default['both']*both, name, *k, f'{np.mean([o[k] for o in v]):.5f}') for name, v in each.items() for k in v[0]]
             note(rows)
             continue
         p, rows = Protocol('new', labels, seed), []
@@ -162,28 +192,14 @@ def main():
             continue
         learned, asked = held_out(p.train, p.labels, seed)
         score = train(some(p, seed, learned), caches, **default)[0]
-        fits = {'nothing': Calibration(), 'held-out images': fit_calibration(score(asked, learned), p.labels[asked], p.labels[learned], 0.5)}
-        if 'left-out' not in a.without:
-            sets = list(left_out(p, caches))
-            z, l = block(sets)
-            fits['left-out labels'] = fit_calibration(z, l, l, 0.5)
+        sets = [] if 'left-out' in a.without else list(left_out(p, caches))
         if a.gallery:
-            rows = [(seed, *k, f'{v:.5f}') for k, v in by_gallery(p, p.scores_of(score), fits).items()]
+            score = partial(score, both=False)
+            rows = [(seed, *k, f'{v:.5f}') for k, v in by_gallery(p, p.scores_of(score), fitted(p, score, asked, learned, [(z, l) for _, l, z in sets])).items()]
             note(rows)
             continue
-        for photographs_, ps in (('as they are', [p]), ('evenly', list(evenly(p)))):
-            values = {}
-            for o in ps:
-                s, q = o.scores_of(score), o.labels[o.query]
-                ways = {k: [c.probability(s)] for k, c in fits.items()} | {f'{k} new labels': v for k, v in zip(('half of the', 'all other'), calibrated(o, s, 0.5, 10 if photographs_ == 'as they are' else 1).values())}
-                for k, P in ways.items():
-                    for m, f in errors.items(): values.setdefault((k, m), []).append(np.mean([f(x, q, q) for x in P]))
-                values.setdefault(('nothing', 'AUC'), []).append(roc_auc(s, q, q))
-            rows += [(seed, photographs_, *k, f'{np.mean(v):.5f}') for k, v in values.items()]
-        s, q, g = np.asarray(score(asked, learned), dtype=float), p.labels[asked], p.labels[learned]
-        known = {'nothing': fits['nothing'].probability(s), 'held-out images': cross_calibrated(s, q, g, 0.5, seed=seed), 'left-out labels': fits['left-out labels'].probability(s)}
-        rows += [(seed, 'of learned labels', k, m, f'{f(P, q, g):.5f}') for k, P in known.items() for m, f in errors.items()]
-        rows.append((seed, 'evenly', 'left-out labels', 'AUC of left-out labels', f'{np.mean([roc_auc(*o, o[1]) for o in sets]):.5f}'))
+        for both in (True, False):
+            rows += [(seed, default['both']*both, *k, f'{v:.5f}') for k, v in by_fit(p, partial(score, both=both), asked, learned, [(z if both else without, l) for z, l, without in sets]).items()]
         note(rows)
 
 

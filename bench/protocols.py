@@ -208,6 +208,7 @@ def sampled_pairs(labels, n, rng):
 
 
 default = dict(loss='pairs', tail=2, views='both', bs=64, k=4, epochs=12, lr=1e-3, lr_enc=4e-4, n_hidden=512, drop=(0.25,0.5), pool='concat', share=0.5, metric=True, symmetric=True, lwf=0., vote=0., own=True, # how much the source classes' probabilities are held, and the shares of their votes, as in `fit_head`; with or without the votes of the blocks as they were on what is new
+               both=0., # what two new images have in the logit from that alone
                still=True, ema=0., ema_start=0., wd=0.1, ce=0., smooth=0., pct_start=0.25, hard=0., rank=0., rank_e=0., pairs_e=0., detach=False, apart=False, zero=True, tau=0.1, distill=0.,
                mix=1., again=1/2) # how much of the trained blocks there is in their mean with what they were (1: all of it); then the head learns again, for this share of the epochs
 
@@ -280,7 +281,7 @@ def train(p, caches, **cfg):
             i = class_batches(labels, bs, k, random.Random(0))[:bs]
             head.eval(); head.fit_metric(head.vectors(tail.eval()(plain[tr[i]].float())).e, y[i])
             start_e = head.alpha.item(), head.w.bias.item() # slope and shift of the cosines as they are
-    start, key = time.process_time(), hashlib.sha256(json.dumps([p.name, p.seed, list(map(int, p.train)), {k: v for k, v in cfg.items() if k not in ('share', 'vote', 'own', 'mix', 'again')}], sort_keys=True).encode()).hexdigest()[:12]
+    start, key = time.process_time(), hashlib.sha256(json.dumps([p.name, p.seed, list(map(int, p.train)), {k: v for k, v in cfg.items() if k not in ('share', 'vote', 'own', 'both', 'mix', 'again')}], sort_keys=True).encode()).hexdigest()[:12]
     fname = caches.folder/f'net_{p.name}_{p.seed}_{key}.pt' # trained once
     before = copy.deepcopy(tail.state_dict())
     if (kept := fname.exists()): net.load_state_dict(torch.load(fname))
@@ -307,7 +308,7 @@ def train(p, caches, **cfg):
             head.delta.data, head.log_alpha.data = net.head.delta.data, torch.zeros(())
         A, votes = told(net.tail, plain, caches.source)
         if not c['own']: encode = lambda o: torch.cat([net.tail(o), untouched(o)], 1)
-        _let_vote(head, A[tr], votes[tr], y, caches.source, voters, c['vote'] if isinstance(c['vote'], tuple) else (c['vote'],)*2, p.seed)
+        _let_vote(head, A[tr], votes[tr], y, caches.source, voters, c['vote'] if isinstance(c['vote'], tuple) else (c['vote'],)*2, p.seed, c['both'])
     elif embed or classify: A = features(net.tail, plain) if c['tail'] else plain
     with torch.no_grad():
         if classify or embed and not c['vote']:
@@ -316,8 +317,11 @@ def train(p, caches, **cfg):
         else:
             vec = cat_vectors([head.vectors(encode(o.float())) for o in plain.split(64)])
             score = lambda q, g: torch.cat([head.all_logits(vec.rows(q[i:i+16]), vec.rows(g)) for i in range(0, len(q), 16)])
-    def scored(q, g):
-        with torch.no_grad(): return score(q, g)
+    def scored(q, g, both=True):
+        "Scores; without what two new images have in common, if wished"
+        with torch.no_grad():
+            z = score(q, g)
+            return z if both or not c['both'] else z - head.alpha*(vec.e[q,nf+head.n_source:] @ vec.e[g,nf+head.n_source:].T)
     info = dict(seconds=seconds, images=c['epochs']*(len(tr)//bs*bs) + (x.shape[0]*x.shape[1] if c['mix'] < 1 else 0), kept=kept)
     if classify:
         with torch.no_grad(): told_by = net.head(A.float()).softmax(1)

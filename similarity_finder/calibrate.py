@@ -60,24 +60,33 @@ def gallery_prior(
     return float((counts*(counts-1)).sum()/(n*(n-1)))
 
 # %% ../nbs/06_calibrate.ipynb #ae9fdd5e
+def _pairs(logits, labels, gallery_labels=None, weights=None):
+    "Logits, truths and weights of those pairs that count"
+    logits,same,different = _rows(logits, labels, gallery_labels)
+    weights = _weights(weights, len(logits))
+    query,column = np.nonzero((same | different) & (weights[:,None] > 0))
+    y = same[query,column]
+    _both(y, ~y)
+    return logits[query,column],y,weights[query]
+
 def fit_calibration(
     logits, # (Q, G) of queries that training has not seen, or (N,) of any pairs; minus infinity leaves a pair out
     labels, # Q labels; or the truth of each pair, without `gallery_labels`
     gallery_labels=None, # G labels
     prior:float|None=None, # the share of same pairs where the percentages will be read; by default as in these pairs
-    weights=None # (Q,), how often each query counts
+    weights=None, # (Q,), how often each query counts
+    beside=None # other pairs, which count as much as these do together: a tuple of logits, labels and gallery labels, as above
 )->Calibration:
     "Temperature and shift by maximum likelihood"
     from scipy.optimize import minimize
-    logits,same,different = _rows(logits, labels, gallery_labels)
-    query,column = np.nonzero((same | different) & (_weights(weights, len(logits))[:,None] > 0))
-    z,y,w = logits[query,column],same[query,column],_weights(weights, len(logits))[query]
-    _both(y, ~y)
-    n,m = w[y].sum(),w[~y].sum()
-    if prior is None: prior = n/(n+m)
+    sets = [_pairs(logits, labels, gallery_labels, weights)] + ([] if beside is None else [_pairs(*beside)])
+    counts = [(w[y].sum(),w[~y].sum()) for _,y,w in sets] # of same and of different pairs
+    if prior is None: prior = counts[0][0]/sum(counts[0])
     _check_prior(prior)
+    w = np.concatenate([w*np.where(y, prior/n, (1-prior)/m)/len(sets) for (_,y,w),(n,m) in zip(sets, counts)])
+    z,y = (np.concatenate(o) for o in list(zip(*sets))[:2])
+    n,m = map(sum, zip(*counts))
     if y.sum() < 20: warnings.warn(f'calibrated with {y.sum()} pairs of the same class: take the percentages as rough, or calibrate with more images', stacklevel=2)
-    w = w*np.where(y, prior/n, (1-prior)/m)
     target = np.where(y, (n+1)/(n+2), 1/(m+2))
     scale,middle = z.std() or 1.,z.mean()
     x = (z-middle)/scale
@@ -98,7 +107,8 @@ def cross_calibrated(
     folds:int=2, # parts of the queries, or of their labels, each calibrated with the others
     seed:int=42, # of who is in which part
     by:str='query', # what is parted: 'query', or 'label': then no image with a query's label, be it in the gallery, is in its fit; that takes three labels
-    own=None # (Q,), the place in the gallery of a query that is in it, else -1: by query, no pair with it on either side is in its fit
+    own=None, # (Q,), the place in the gallery of a query that is in it, else -1: by query, no pair with it on either side is in its fit
+    beside=None # other pairs that have a part in every fit, as in `fit_calibration`
 )->np.ndarray: # (Q, G), P(same); minus infinity stays
     "Probabilities of each query from a calibration that has not seen it, or not its label"
     if by not in ('query','label'): raise ValueError(f"by is 'query' or 'label', not {by!r}")
@@ -116,7 +126,7 @@ def cross_calibrated(
         asked = np.isin(of_query, left_out)
         hidden = np.isin(of_gallery, left_out) if by == 'label' else np.isin(np.arange(z.shape[-1]), [] if own is None else np.asarray(own)[asked])
         seen = np.where(hidden, -np.inf, z)
-        try: out[asked] = fit_calibration(seen, labels, gallery_labels, prior, ~asked).probability(z[asked])
+        try: out[asked] = fit_calibration(seen, labels, gallery_labels, prior, ~asked, beside).probability(z[asked])
         except ValueError as e: raise ValueError(f'without one of {folds} parts of the {what}: {e}') from e
     return out
 

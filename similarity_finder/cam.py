@@ -96,7 +96,7 @@ def average_image(
     return mean*0 if head.pool_name == 'max' else mean # the mean of maxima is no mean of places
 
 def _place_vectors(head, A, average):
-    "Each place's share of the metric vector `e`, which is their mean, and what the average image has of it at every place: (N, h*w, n_metric) and (N, 1, n_metric)"
+    "Each place's share of the metric vector `e`, which is their mean, and what the average image has of it at every place: (N, h*w, C+n_source) and (N, 1, C+n_source); the novelty is of no place"
     own = head.project(A[:,:head.nf].flatten(2).mT)
     parts = [(own, head.project(average_image(head)), 1.)]
     if head.n_source:
@@ -110,7 +110,7 @@ def place_matrix(
     A:torch.Tensor, # (N, C, h, w), the encoder's maps of the first images
     B:torch.Tensor, # (N, C, h', w'), of the second images
     average:bool=False # count both from the average image on: only what sets the images apart from it
-)->torch.Tensor: # (N, h*w, h'*w'), summing to the metric term of the logit if counted from zero
+)->torch.Tensor: # (N, h*w, h'*w'), summing to the metric term of the logit if counted from zero, less the head's `novelty_term`
     "What each place of one image, together with each place of the other, brings into the metric term"
     (a,ma),(b,mb) = (_place_vectors(head, o, average) for o in (A, B))
     return head.alpha*((a-ma) @ (b-mb).mT)/(a.shape[1]*b.shape[1])
@@ -120,7 +120,7 @@ def metric_evidence(
     A:torch.Tensor, # (N, C, h, w), the encoder's maps of the first images
     B:torch.Tensor, # (N, C, h', w'), of the second images
     average:bool=True # count from the average image on, or from zero
-)->tuple: # (N, h, w), (N, h', w') and (N,): both maps and the intercept of the metric term
+)->tuple: # (N, h, w), (N, h', w') and (N,): both maps and the intercept of the metric term, without the head's `novelty_term`
     "The metric term place by place: half of what a pair of places brings in to each image's account"
     (a,ma),(b,mb) = (_place_vectors(head, o, average) for o in (A, B))
     a,b = a-ma,b-mb
@@ -167,6 +167,7 @@ def exact_maps(
         mb,ma,c = hidden_evidence(head, B, A, b.u, a.v, base)
         parts = [tuple((x+y)/2 for x,y in zip(parts[0], (ma,mb,c)))]
     if head.delta is not None: parts.append(metric_evidence(head, A, B, average))
+    if head.source_both is not None: parts.append((0, 0, head.novelty_term(a, b))) # of both images as they are, and of no place
     return PairMaps(*(sum(o) for o in zip(*parts)), head.pair_logit(a, b), 'exact' if average else 'hirescam')
 
 def hirescam_maps(head, A, B):

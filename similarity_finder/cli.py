@@ -35,7 +35,8 @@ def train(
     fine_tune:Annotated[int, typer.Option(help='Epochs of the whole classifier after those of its head, with pretrained weights.', min=0)]=0,
     valid_pct:Annotated[float, typer.Option(help='Share of the images to hold out and measure with.', min=0.01, max=0.9)]=0.2,
     expand:Annotated[int, typer.Option(help='Search with so many neighbours of each image, for who wants many images of a kind; percentages then depend on the gallery. 0 for none.', min=0)]=0,
-    new_labels:Annotated[int, typer.Option('--new-labels', help='For a finder that will be asked about labels it has not learned: train so many times more, each time without a part of the labels (5 is a good number), which measures it on new labels and fits its percentages to them. 0 for none.', min=0)]=0,
+    new_labels:Annotated[int, typer.Option('--new-labels', help='For a finder that will be asked about labels it has not learned: train so many times more, each time without a part of the labels (5 is a good number), which measures it on new labels, and fits its percentages to them as well. 0 for none.', min=0)]=0,
+    both_new:Annotated[float, typer.Option('--both-new', help='With pretrained weights, for a gallery that has labels it has learned and others: what two images of others have in the logit from that alone (3 is a good number). 0 for nothing.', min=0)]=0.,
     groups:Annotated[str|None, typer.Option(help='Where the group of an image (its patient) comes from, as for --labels: no group is on both sides of the split.')]=None,
     seed:Annotated[int, typer.Option(help='Of everything random.')]=42,
     workers:Workers=None, strict:Strict=False, as_json:Json=False,
@@ -53,7 +54,7 @@ def train(
         from similarity_finder.train import train_finder
         splitter = None if groups is None else GroupSplitter(labeller_of(groups), valid_pct, how, seed)
         finder,held_out,measures = train_finder(files, how, _arch(arch), pretrained and weights is None and arch not in own_archs, weights, size, epochs,
-                                                siamese_epochs, fine_tune, valid_pct, seed=seed, num_workers=workers, on_error='raise' if strict else 'skip', splitter=splitter, blocks=blocks, mix=mix, erase=erase, expand=expand, new_labels=new_labels)
+                                                siamese_epochs, fine_tune, valid_pct, seed=seed, num_workers=workers, on_error='raise' if strict else 'skip', splitter=splitter, blocks=blocks, mix=mix, erase=erase, expand=expand, new_labels=new_labels, both_new=both_new)
         finder.save(out, info=dict(measures=measures, seed=seed, size=size))
         shown = held_out[::max(1, len(held_out)//4)][:4]
         pictures = [out/'pictures'/'matches.png', out/'pictures'/'why.png']

@@ -115,6 +115,6 @@ def fingerprint(self:PairEncoder)->str: # 32 hexadecimal digits
     except ValueError: prep = repr([*self.prep.after_item.fs, *self.prep.after_batch.fs])
     h = hashlib.sha256(json.dumps([prep, self.head.pool_name, self.head.nf, self.head.n_hidden], sort_keys=True).encode())
     for k,t in self.model.state_dict().items():
-        if k.startswith('head.') and k.split('.')[1] not in ('bn_q','bn_g','U','V','delta','source_weight','source_bias','source_kept','source_ratio','source_known','source_between','source_more'): continue
+        if k.startswith('head.') and k.split('.')[1] not in ('bn_q','bn_g','U','V','delta','source_weight','source_bias','source_kept','source_ratio','source_known','source_between','source_more','source_both'): continue
         if t.is_floating_point() or k == 'head.source_kept': h.update(f'{k}{tuple(t.shape)}'.encode() + t.detach().float().cpu().contiguous().numpy().tobytes())
     return h.hexdigest()[:32]

@@ -366,23 +366,24 @@ def calibrate_head(
     seed:int=42, # of the parts, and of what is drawn for the intervals
     draws:int=1000, # of queries, or of their labels, for the confidence intervals
     unknown:bool=False, # count the queries of labels that the gallery has not: for percentages that are read where such queries come as often as here
-    label_folds:int=5 # for the error on other labels, parts of the labels, at most as many as there are, each asked with a fit to the others; 0: it is not measured
-)->Calibrated:
+    label_folds:int=5, # for the error on other labels, parts of the labels, at most as many as there are, each asked with a fit to the others; 0: it is not measured
+    beside:Scored|None=None # other queries, with a gallery of their own, whose pairs count as much as these do together, and have a part in every fit
+)->Calibrated: # measured on `scored`
     "Give a head the temperature and the prior that fit scored queries"
     if scored.pairs is not None and not hasattr(head, 'near'): raise ValueError('these queries were scored with neighbours, and their logits are not those of pairs: calibrate_gallery calibrates both')
     if label_folds < 0 or label_folds == 1: raise ValueError(f'label_folds, the parts of the labels, is 2 or more, or 0 for none, not {label_folds}')
     known = scored if unknown else scored.rows(scored.known)
     if not scored.known.any(): _alone(scored); raise ValueError(f'none of {len(scored.files)} queries has a label that the gallery has: there are no same pairs to calibrate with')
-    pair = (known.labels, known.gallery_labels)
+    pair,also = (known.labels, known.gallery_labels),None if beside is None else (beside.logits, beside.labels, beside.gallery_labels)
     error = lambda p,**kwargs: bootstrap(calibration_error, p, *pair, prior=prior, draws=draws, seed=seed, **kwargs)
     with warnings.catch_warnings():
         if known.inside: warnings.filterwarnings('ignore', 'calibrated with') # it counts such pairs twice
-        new = fit_calibration(known.logits, *pair, prior=prior)
+        new = fit_calibration(known.logits, *pair, prior=prior, beside=also)
     if known.inside and (n := known.same.sum() - _mirrored(known)) < 20: warnings.warn(f'calibrated with {n} pairs of the same class, asked from either side: take the percentages as rough, or calibrate with more images', stacklevel=2)
     def unseen(folds, by, **kwargs): # the error of what has no part in the fit
         with warnings.catch_warnings():
             warnings.simplefilter('ignore') # the fit to all has said what there is to say
-            try: return error(cross_calibrated(known.logits, *pair, prior=prior, folds=folds, seed=seed, by=by, own=known.own if known.inside else None), **kwargs)
+            try: return error(cross_calibrated(known.logits, *pair, prior=prior, folds=folds, seed=seed, by=by, own=known.own if known.inside else None, beside=also), **kwargs)
             except ValueError: return Interval(np.nan, np.nan, np.nan) # too few
     after,other_labels = unseen(min(5, len(known.labels)) if known.inside else 2, 'query'),unseen(min(label_folds, len(set(known.labels))), 'label', groups=known.labels)
     old = head_calibration(head)

@@ -23,7 +23,7 @@ class PairVectors(NamedTuple):
     "What the head keeps of each of N images"
     u:torch.Tensor # (N, n_hidden), as a query
     v:torch.Tensor # (N, n_hidden), as a gallery image
-    e:torch.Tensor # (N, n_metric), for the metric term: C features, together of length 1, and n_source votes; (N, 0) without one
+    e:torch.Tensor # (N, n_metric), for the metric term: C features, together of length 1, n_source votes, and if it counts the novelty; (N, 0) without one
     def __len__(self): return len(self.u) # the number of images, not of fields
     def rows(self, i): return PairVectors(*(o[i] for o in self))
     def to(self, device): return PairVectors(*(o.to(device) for o in self))
@@ -65,21 +65,22 @@ class PairHead(nn.Module):
         self.register_buffer('prior', torch.tensor(0.5)) # share of same pairs that the shift is for
         self._source_buffers() # `add_source` makes room for them
 
-    def _source_buffers(self, K=0, n=0, L=0):
-        "Room for the scores of K source classes, of which n vote, for their mean votes and their weight; and for what L labels look like, if that depends on it"
+    def _source_buffers(self, K=0, n=0, L=0, both=False):
+        "Room for the scores of K source classes, of which n vote, for their mean votes and their weight; for what L labels look like, if that depends on it, and for what two images that are new have from that alone"
         new = self.w.weight.new_zeros
         for k,v in dict(weight=new(K, self.nf), bias=new(K), kept=new(n, dtype=torch.long), mean=new(n), ratio=new(()), shift=new(())).items(): self.register_buffer(f'source_{k}', v if n else None)
         for k,v in dict(known=new(L, self.nf), between=new(2), more=new(())).items(): self.register_buffer(f'source_{k}', v if n and L else None)
+        self.register_buffer('source_both', new(()) if n and L and both else None)
 
     @property
     def n_source(self): return 0 if getattr(self, 'source_kept', None) is None else len(self.source_kept)
 
     @property
-    def n_metric(self): return 0 if self.delta is None else self.nf + self.n_source # length of the metric vectors
+    def n_metric(self): return 0 if self.delta is None else self.nf + self.n_source + (getattr(self, 'source_both', None) is not None) # length of the metric vectors
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         state_dict.setdefault(f'{prefix}prior', torch.tensor(0.5)) # weights from before it was kept
-        self._source_buffers(*(len(state_dict.get(f'{prefix}source_{k}', ())) for k in ('weight','kept','known'))) # as many as there are in what is loaded
+        self._source_buffers(*(len(state_dict.get(f'{prefix}source_{k}', ())) for k in ('weight','kept','known')), f'{prefix}source_both' in state_dict) # as many as there are in what is loaded
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
@@ -139,6 +140,7 @@ def vectors(self:PairHead,
     if self.n_source:
         new = self.novelty(e)
         e = torch.cat([e, self.vote_weights(new)[:,None]*F.normalize(self.votes(A, new).mean(1))], 1)
+        if self.source_both is not None: e = torch.cat([e, self.source_both.sqrt()*new[:,None]], 1)
     return PairVectors(self.U(self.drop1(self.bn_q(p))), self.V(self.drop1(self.bn_g(p))), e)
 
 # %% ../nbs/02_head.ipynb #10fd3c07
@@ -218,7 +220,8 @@ def add_source(self:PairHead,
     shift:float=0., # what is taken from that cosine before, for images that are not new: half way between same and different pairs their logit stays what it was
     known:torch.Tensor|None=None, # (L, C), mean metric vectors of L labels, of length 1; by default no image is new
     between:tuple=(0.,1.), # cosines to the nearest of those: at the first an image is altogether new, at the second not at all
-    more:float|None=None # the same weight for two images that are altogether new, `beta` or above
+    more:float|None=None, # the same weight for two images that are altogether new, `beta` or above
+    both:float=0. # what two such images have in the logit from that alone, from 0 on; of two others, as much of it as the product of their novelties
 )->PairHead: # itself
     "Let source classes vote: adds `beta*(cosine of the votes - shift)` to the logit of images that are not new; of those that are, the cosine weighs more"
     if self.delta is None: raise ValueError('source classes vote in the metric term, and this head has none: make it with metric=True')
@@ -233,9 +236,12 @@ def add_source(self:PairHead,
         if known.ndim != 2 or not len(known) or known.shape[1] != self.nf: raise ValueError(f'known, mean vectors of labels, is of shape (L, {self.nf}), not {tuple(known.shape)}')
         if not between[0] < between[1]: raise ValueError(f'between, the cosines of new and of known images, are a lower and a higher one, not {tuple(between)}')
         if more is None or more < beta: raise ValueError(f'more, the weight of the votes for new images, is at least beta, which is {beta}, not {more}')
-    self._source_buffers(len(weight), len(kept), 0 if known is None else len(known))
+    if both < 0: raise ValueError(f'both, what two new images have in the logit from that alone, is 0 or more, not {both}')
+    if both and known is None: raise ValueError('both is for images that are new, and without known no image is')
+    self._source_buffers(len(weight), len(kept), 0 if known is None else len(known), both > 0)
     new = dict(weight=weight, bias=bias, kept=kept, mean=self.source_mean if mean is None else mean, ratio=beta/self.alpha, shift=beta*shift)
     if known is not None: new |= dict(known=known, between=between, more=more/self.alpha)
+    if both: new['both'] = both/self.alpha
     for k,v in new.items(): getattr(self, f'source_{k}').copy_(torch.as_tensor(v))
     self.w.bias -= beta*shift
     return self
@@ -255,7 +261,16 @@ def source_terms(self:PairHead,
     b:PairVectors # of N images
 )->torch.Tensor: # (N, n_source), from 0 on, in units of the logit; in the order of `source_kept`
     "What looking like each of the source classes brings into the logit of each pair: together, the votes' part of the metric term"
-    return self.alpha*a.e[:,self.nf:]*b.e[:,self.nf:]
+    votes = slice(self.nf, self.nf + self.n_source)
+    return self.alpha*a.e[:,votes]*b.e[:,votes]
+
+@patch
+def novelty_term(self:PairHead,
+    a:PairVectors, # of N images
+    b:PairVectors # of N images
+)->torch.Tensor: # (N,), from 0 on, in units of the logit
+    "What being both unlike everything labelled brings into the logit of each pair: the last part of the metric term"
+    return self.alpha*(a.e[:,self.nf+self.n_source:]*b.e[:,self.nf+self.n_source:]).sum(1)
 
 # %% ../nbs/02_head.ipynb #767ee1d0
 def _copy_bn(to, source, part=slice(None)):

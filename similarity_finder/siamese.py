@@ -316,8 +316,8 @@ def _known(head, A, y, seed, gap=0.02):
     return (known, (low, high)) if high-low > gap else None # closer than that, rounding would tell
 
 @torch.no_grad()
-def _let_vote(head, A, votes, y, source, kept, share, seed):
-    "Add the votes, with the first `share` of the spread that the logits of some training images then have, and the second where images are new"
+def _let_vote(head, A, votes, y, source, kept, share, seed, both=0.):
+    "Add the votes, with the first `share` of the spread that the logits of some training images then have, and the second where images are new; and what two new images have in common"
     known = _known(head, A, y, seed) if share[1] > share[0] else None
     if known is None: share = [sum(share)/2]*2 # nobody can tell what is new
     device,i = head.w.weight.device,_some(len(y), 512, seed)
@@ -328,7 +328,7 @@ def _let_vote(head, A, votes, y, source, kept, share, seed):
     (z,same),(c,_) = off_diagonal(z, y[i]),off_diagonal(v @ v.T, y[i])
     if same.sum() < 2 or (~same).sum() < 2: return
     beta,more = (min((o/(1-o)*_spread(z, same)/_spread(c, same)).item(), 30.) for o in share) # votes that are all alike are not blown up
-    head.add_source(*source, kept, votes[:,kept].mean(0), beta, ((c[same].mean() + c[~same].mean())/2).item(), *(known or (None, None)), more)
+    head.add_source(*source, kept, votes[:,kept].mean(0), beta, ((c[same].mean() + c[~same].mean())/2).item(), *(known or (None, None)), more, both*(known is not None))
 
 @patch
 def fit_head(self:SiameseLearner,
@@ -343,7 +343,8 @@ def fit_head(self:SiameseLearner,
     mix:float|None=None, # how much of those blocks as trained there is in the mean of their weights with those from before; unless it is 1, the head then learns for half as many epochs again, on what the mean gives. By default 0.8 if they are held by `distill`, else 0.65
     share:float=0.5, # how much the article's term of the head counts afterwards, see `PairHead.damp`
     vote:tuple=(0.1,0.3), # share of the logits' spread that the encoder's source classes get by their votes, from 0 to below 1, if votes help on the training images: for images like those, and for images of no label that was learned (for all the mean, if the head does not tell the labels apart); see `PairHead.add_source`. One number: the same for all
-    n_vote:int=512 # how many of those classes vote: those with the most votes on the training images
+    n_vote:int=512, # how many of those classes vote: those with the most votes on the training images
+    both_new:float=0. # what two images of labels that were not learned have in the logit from that alone, from 0 on, where votes tell new images from others: for galleries that have labels of both kinds; see `PairHead.add_source`
 )->SiameseLearner: # itself
     "Train the head, and the encoder's last blocks if wished, on all pairs; the other blocks see each view of an image once"
     if not isinstance(self.dls.train, AllPairsDL): raise ValueError("fit_head trains on all pairs of a batch: use siamese_dls(..., pairs='all')")
@@ -359,6 +360,7 @@ def fit_head(self:SiameseLearner,
     if distill < 0: raise ValueError(f'distill, how much the blocks are held, is 0 or more, not {distill}')
     shares = vote if isinstance(vote, (tuple, list)) else (vote, vote)
     if len(shares) != 2 or not 0 <= shares[0] <= shares[1] < 1: raise ValueError(f'vote, the shares of the votes in the spread of the logits for known and for new images, are from 0 to below 1, the second not below the first; not {vote}')
+    if both_new < 0: raise ValueError(f'both_new, what two new images have in the logit from that alone, is 0 or more, not {both_new}')
     if n_vote < 1: raise ValueError(f'n_vote, how many source classes vote, is 1 or more, not {n_vote}; vote=0 lets none vote')
     k,rng,device = self.dls.train.k,random.Random(seed),next(self.model.parameters()).device
     first,last = encoder.parts() if was_kept and blocks else last_blocks(encoder, blocks)
@@ -400,7 +402,7 @@ def fit_head(self:SiameseLearner,
         head.damp(share)
         if vote:
             if blocks: A,now = _through(self, last, x[0], own, voted) # what has become of them
-            _let_vote(head, A, now, y, source, kept, (max(shares[0], 1e-3), shares[1]), seed) # a root has no slope at 0
+            _let_vote(head, A, now, y, source, kept, (max(shares[0], 1e-3), shares[1]), seed, both_new) # a root has no slope at 0
             if blocks and head.source_known is not None and not was_kept: self.model.encoder = KeptBlocks(encoder, blocks, kept_blocks)
         if was_kept and head.source_known is None: self.model.encoder = encoder.trained # nobody asks for what was kept
     return self

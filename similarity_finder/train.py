@@ -23,13 +23,14 @@ from torchvision.models import resnet34
 
 from . import __file__ as package
 from .augment import PatchErasing
+from .calibrate import cross_calibrated
 from .classifier import classifier_dls,classifier_learner,convnet,evaluating,patchnet
 from .data import label_func,usable_files
 from .doodle import doodle_home,doodle_label,doodle_pets
 from .evaluate import Scored,calibrate_gallery,calibrate_head,score_queries
 from .finder import SimilarityFinder
 from .gallery import Gallery
-from .metrics import map_at_r,recall_at_k,roc_auc
+from .metrics import calibration_error,map_at_r,recall_at_k,roc_auc
 from .pairs import siamese_dls
 from .siamese import last_blocks,siamese_learner
 from .store import StoreError,read_description
@@ -65,17 +66,19 @@ def train_finder(
     mix:float|None=None, # how much of those blocks as trained is kept, from 0 to 1, as in `fit_head` (by default 0.8, or 0.65); less costs labels that were learned, and gives labels that were not
     erase:bool=False, # hide patches of the training images, so that no label rests on one part alone, or on what is missing: better explanations where labels are small parts
     expand:int=0, # neighbours of each image that searches go by as well, as in `Gallery.expand`; 0: none
-    new_labels:int=0 # for a finder that will be asked about labels it has not learned: parts of the labels, each left out of one training more; these measure it on new labels and fit its percentages to them (`score_new_labels`). 0: none
+    new_labels:int=0, # for a finder that will be asked about labels it has not learned: parts of the labels, each left out of one training more; these measure it on new labels (`score_new_labels`), and its percentages are fitted to them and to held-out files, which count the same. 0: none
+    both_new:float=0. # with pretrained weights, what two images of labels that were not learned have in the logit from that alone, from 0 on, as in `fit_head`: for galleries that have labels of both kinds (3 is a good number)
 )->Trained:
     "Train a classifier and a siamese network, measure both, and encode the gallery"
     files,labels,_ = usable_files(files, label_func, on_error=on_error, progress=progress)
     if len(set(labels)) < 2: raise ValueError(f'all {len(files)} files are labelled {labels[0]!r}: a similarity is learned from at least two labels')
     if mix is not None and not 0 <= mix <= 1: raise ValueError(f'mix, how much of the trained blocks is kept, is from 0 to 1, not {mix}') # now rather than after the classifier's training
+    if both_new < 0: raise ValueError(f'both_new, what two new images have in the logit from that alone, is 0 or more, not {both_new}')
     if new_labels:
         if expand: raise ValueError('percentages of a search with neighbours depend on the gallery, and are not fitted to labels that were left out: choose new_labels or expand')
         label_parts(labels, new_labels, seed) # an error now rather than after the training
         again = dict(arch=arch, pretrained=pretrained, weights=weights, size=size, epochs=epochs, siamese_epochs=siamese_epochs, fine_tune=fine_tune, valid_pct=valid_pct, bs=bs, n_hidden=n_hidden,
-                     num_workers=num_workers, progress=progress, on_error=on_error, splitter=splitter, blocks=blocks, mix=mix, erase=erase)
+                     num_workers=num_workers, progress=progress, on_error=on_error, splitter=splitter, blocks=blocks, mix=mix, erase=erase, both_new=both_new)
     start = pretrained or weights is not None
     set_seed(seed, reproducible=True)
     train,valid = (splitter or RandomSplitter(valid_pct, seed))(files)
@@ -87,7 +90,7 @@ def train_finder(
         if start and fine_tune: clearn.unfreeze(); clearn.fit_one_cycle(fine_tune, slice(3e-5, 3e-4))
     slearn = siamese_learner(siamese_dls(files, label_func, **common), encoder=clearn.model[0], n_hidden=n_hidden or (512 if start else 128), seed=seed)
     with _told(slearn, progress):
-        if start: _fit_last(slearn, siamese_epochs, size, len(files), seed, blocks, mix)
+        if start: _fit_last(slearn, siamese_epochs, size, len(files), seed, blocks, mix, both_new)
         else:
             slearn.fine_tune(siamese_epochs or 8, 6e-3, freeze_epochs=2, lr_mult=3)
             slearn.model.head.damp()
@@ -96,14 +99,15 @@ def train_finder(
     finder = SimilarityFinder(clearn, slearn, files[train], label_func, num_workers=num_workers, progress=progress)
     finder.expand(expand)
     held_out = list(files[valid])
-    measures |= _measured(finder, held_out, calibrate, seed, num_workers, progress)
+    numbers,held = _measured(finder, held_out, calibrate, seed, num_workers, progress)
+    measures |= numbers
     finder.gallery.add(held_out, num_workers=num_workers, progress=progress)
     if new_labels:
-        try: measures |= _foretold(finder, score_new_labels(files, label_func, new_labels, seed=seed, **again), calibrate, seed)
+        try: measures |= _foretold(finder, score_new_labels(files, label_func, new_labels, seed=seed, **again), held, calibrate, seed)
         except ValueError as e: warnings.warn(f'not measured on new labels: {e}') # the finder is trained, and stays
     return Trained(finder, held_out, measures | dict(images=len(files), labels=len(set(labels)), held_out=len(held_out)))
 
-def _fit_last(learn, n_epoch, size, n_files, seed, blocks, mix=None, views=6, budget=4e9):
+def _fit_last(learn, n_epoch, size, n_files, seed, blocks, mix=None, both_new=0., views=6, budget=4e9):
     "Train head and last blocks on cached maps, of fewer views where those would take more than `budget` bytes; the head alone where the encoder is of one piece"
     try:
         first = last_blocks(learn.model.encoder, blocks)[0]
@@ -112,8 +116,8 @@ def _fit_last(learn, n_epoch, size, n_files, seed, blocks, mix=None, views=6, bu
     except ValueError as e:
         warnings.warn(f'{e}: the head alone learns')
         blocks = 0
-    if not blocks or views < 0: return learn.fit_head(n_epoch or 30, 1e-3, seed=seed)
-    return learn.fit_head(n_epoch or 24, 1e-3, bs=64, blocks=blocks, views=views, mix=mix, seed=seed)
+    if not blocks or views < 0: return learn.fit_head(n_epoch or 30, 1e-3, seed=seed, both_new=both_new)
+    return learn.fit_head(n_epoch or 24, 1e-3, bs=64, blocks=blocks, views=views, mix=mix, seed=seed, both_new=both_new)
 
 def _told(learn, progress):
     "With tables and progress bars, or in silence"
@@ -124,7 +128,7 @@ def _told(learn, progress):
     return stack
 
 def _measured(finder, files, calibrate, seed, num_workers, progress):
-    "Measures of retrieval on held-out files; calibrates with them"
+    "Measures of retrieval on held-out files, and these as they were scored; calibrates with them"
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
         scored = score_queries(finder.gallery, files, num_workers=num_workers, progress=progress)
@@ -132,19 +136,25 @@ def _measured(finder, files, calibrate, seed, num_workers, progress):
         try: done = calibrate_gallery(finder.gallery, scored, seed=seed, draws=1, label_folds=0) if calibrate else None
         except ValueError as e: done = warnings.warn(f'not calibrated: {e}')
     if progress and said: print(said[-1].message)
-    if done is None: return out
+    if done is None: return out,scored
     errors = dict(calibration_error_before=done.before.value, calibration_error=done.after.value)
-    return out | _numbers(errors) | dict(prior=done.calibration.prior)
+    return out | _numbers(errors) | dict(prior=done.calibration.prior),scored
 
 def _numbers(d): return {k: v for k,v in d.items() if v == v} # without those that are none
 
-def _foretold(finder, scored, calibrate, seed):
-    "Measures on labels that were left out; calibrates with them"
+def _foretold(finder, scored, held, calibrate, seed):
+    "Measures on labels that were left out; calibrates with them and the held-out files"
     pair = scored.logits,scored.labels,scored.gallery_labels
     out = {f'new_labels_{k}': f(*pair) for k,f in (('pair_auc', roc_auc), ('recall@1', recall_at_k), ('map@r', map_at_r))}
     if not calibrate: return out
-    done = calibrate_head(finder.gallery.head, scored, finder.gallery.calibration.prior, seed, draws=1)
-    return out | _numbers(dict(new_labels_calibration_error_before=done.before.value, new_labels_calibration_error=done.other_labels.value))
+    head,held,prior = finder.gallery.head,held.rows(held.known),finder.gallery.calibration.prior
+    if not 0 < held.same.sum() < held.logits.size: held = None # nothing to fit to
+    done = calibrate_head(head, scored, prior, seed, draws=1, beside=held)
+    errors = dict(new_labels_calibration_error_before=done.before.value, new_labels_calibration_error=done.other_labels.value)
+    if held is not None and len(held.files) > 1:
+        learned = held.logits,held.labels,held.gallery_labels
+        errors['calibration_error'] = calibration_error(cross_calibrated(*learned, prior, seed=seed, beside=pair), *learned[1:], prior=prior)
+    return out | _numbers(errors)
 
 # %% ../nbs/07_train.ipynb #b75a5569
 def label_parts(

@@ -64,3 +64,31 @@ def test_an_image_that_cannot_be_opened_is_left_out_of_new_labels(monkeypatch, d
     scored = train.score_new_labels([bad, *doodles], parts=2, most=8, progress=False)
     assert bad not in scored.files and [f for f, _ in scored.skipped] == [bad] and '1 of' in capsys.readouterr().out
     with pytest.raises(ValueError, match='99.jpg'): train.score_new_labels([bad, *doodles], parts=2, progress=False, on_error='raise')
+
+
+def test_labels_left_out_and_held_out_images_share_the_percentages():
+    "Both kinds count the same in the fit, and each is measured with fits that have not seen it"
+    import numpy as np
+    from similarity_finder import train
+    from similarity_finder.calibrate import cross_calibrated, fit_calibration
+    from similarity_finder.evaluate import Scored
+    from similarity_finder.head import PairHead
+    from similarity_finder.metrics import calibration_error
+    from types import SimpleNamespace
+    rng, head = np.random.default_rng(0), PairHead(4, 2)
+    def some(q, g, off, own):
+        z = rng.normal(0, 2, (len(q), len(g))) + np.where(np.array(q)[:, None] == np.array(g)[None], 3, -3) + off
+        if own: np.fill_diagonal(z, -np.inf)
+        return Scored([str(i) for i in range(len(q))], q, z, g, [], own=np.arange(len(q)) if own else None)
+    held, q = some(['a', 'b', 'c', 'nowhere']*8, ['a', 'b', 'c']*20, 0, False), ['d', 'e', 'f', 'g']*6
+    new = some(q, q, -2, True)
+    finder = SimpleNamespace(gallery=SimpleNamespace(head=head, calibration=fit_calibration(held.logits, held.labels, held.gallery_labels)))
+    got = train._foretold(finder, new, held, True, 1)
+    prior, known = finder.gallery.calibration.prior, held.rows(held.known)
+    pairs = lambda o: (o.logits, o.labels, o.gallery_labels)
+    expected = fit_calibration(*pairs(known), prior, beside=pairs(new))
+    assert np.allclose([head.temperature.item(), head.prior_shift.item(), head.prior.item()], expected, atol=1e-3)
+    assert got['calibration_error'] == calibration_error(cross_calibrated(*pairs(known), prior, seed=1, beside=pairs(new)), *pairs(known)[1:], prior=prior)
+    assert got['new_labels_calibration_error'] == calibration_error(cross_calibrated(*pairs(new), prior, folds=4, seed=1, by='label', own=new.own, beside=pairs(known)), q, q, prior=prior)
+    alone = train._foretold(finder, new, held._replace(labels=['nowhere']*32), True, 1) # nothing to fit to
+    assert 'calibration_error' not in alone and np.allclose(head.temperature.item(), fit_calibration(*pairs(new), prior).temperature, atol=1e-3)

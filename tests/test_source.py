@@ -115,21 +115,23 @@ def test_head_alone_lets_vote_too(files, learners, monkeypatch, capsys):
     torch.testing.assert_close(votes.mean(0), head.source_mean, atol=1e-5, rtol=1e-3)
 
 
-def test_new_images_are_told_by_votes(files, learners, tmp_path, monkeypatch):
+@pytest.mark.parametrize('both', [0., 3.])
+def test_new_images_are_told_by_votes(files, learners, tmp_path, monkeypatch, both):
     "The votes' share differs from image to image, and what is searched, saved and explained is one and the same"
     slearn = copy.deepcopy(learners[1])
     monkeypatch.setattr(siamese, '_helpful', lambda *args, **kwargs: True)
     monkeypatch.setattr(siamese, '_known', lambda head, *args, **kwargs: (torch.eye(3, head.nf), (-1., -0.99)))
-    with slearn.no_bar(), slearn.no_logging(): slearn.fit_head(1, 1e-3, blocks=2, views=1, lr_blocks=3e-3)
+    with slearn.no_bar(), slearn.no_logging(): slearn.fit_head(1, 1e-3, blocks=2, views=1, lr_blocks=3e-3, both_new=both)
     head, encoder, source = slearn.model.head, slearn.model.encoder, learners[0].model[0].source
     assert isinstance(encoder, siamese.KeptBlocks)
+    assert (head.alpha*head.source_both).item() == pytest.approx(3, abs=1e-4) if both else head.source_both is None
     x = Preprocess.of(slearn.dls)(files)
     with evaluating(slearn.model), torch.no_grad():
         A = encoder(x)
         own = nn.functional.normalize(head.project(A[:,:head.nf].mean((2,3))))
         cosines = own @ own[:3].T
         between = cosines.amax(1).quantile(torch.tensor([0.2, 0.8], device=own.device)).tolist()
-        head.drop_source().add_source(*(o.to(own.device) for o in source), list(range(50)), None, 2., 0.1, own[:3], between, 20.)
+        head.drop_source().add_source(*(o.to(own.device) for o in source), list(range(50)), None, 2., 0.1, own[:3], between, 20., both)
         novelty = head.novelty(head.vectors(A).e)
         expected = ((between[1]-cosines.amax(1))/(between[1]-between[0])).clamp(0, 1)
         torch.testing.assert_close(novelty, expected, atol=1e-3, rtol=0)
@@ -137,8 +139,14 @@ def test_new_images_are_told_by_votes(files, learners, tmp_path, monkeypatch):
         now, before = (torch.stack([((o.flatten(1).T @ source[0].to(o).T + source[1].to(o))/2).softmax(1).mean(0)[:50] for o in part]) for part in A.split(head.nf, 1))
         votes = nn.functional.normalize(torch.lerp(now, before, novelty[:,None]))
         assert (now-before).abs().max() > 1e-4
-        torch.testing.assert_close(head.vectors(A).e[:,head.nf:], votes*head.vote_weights(novelty)[:,None], atol=1e-5, rtol=0)
-        maps = exact_maps(head, A[:1].expand(len(A), -1, -1, -1), A)
+        torch.testing.assert_close(head.vectors(A).e[:,head.nf:head.nf+50], votes*head.vote_weights(novelty)[:,None], atol=1e-5, rtol=0)
+        # of two images that are both new, and of no others, the logit tells that as well
+        v = head.vectors(A)
+        without = head.drop_source().add_source(*(o.to(own.device) for o in source), list(range(50)), None, 2., 0.1, own[:3], between, 20.)
+        plain = without.all_logits(without.vectors(A))
+        head.drop_source().add_source(*(o.to(own.device) for o in source), list(range(50)), None, 2., 0.1, own[:3], between, 20., both)
+        torch.testing.assert_close(head.all_logits(v) - plain, both*novelty[:,None]*novelty, atol=1e-3, rtol=0)
+        maps = exact_maps(head, A[-1:].expand(len(A), -1, -1, -1), A)
         assert maps.residual().abs().max() < 1e-4
     with evaluating(slearn.model), torch.no_grad(), torch.autocast(own.device.type, torch.float16): assert slearn.model(x).isfinite().all() # as training with mixed precision validates
     finder = SimilarityFinder(learners[0], slearn, files, progress=False)
@@ -149,5 +157,9 @@ def test_new_images_are_told_by_votes(files, learners, tmp_path, monkeypatch):
     again = SimilarityFinder.load(tmp_path/'finder')
     assert [(m.file, m.probability) for m in again.search(files[0], k=5)] == [(m.file, m.probability) for m in found[:5]]
     fingerprint = finder.gallery.encoder.fingerprint
-    head.source_more += 0.01
-    assert finder.gallery.encoder.fingerprint != fingerprint
+    for k in ('source_more', *['source_both']*(both > 0)): # all that shapes the vectors
+        was = getattr(head, k).clone()
+        getattr(head, k).add_(0.01)
+        assert finder.gallery.encoder.fingerprint != fingerprint
+        getattr(head, k).copy_(was)
+    assert finder.gallery.encoder.fingerprint == fingerprint
