@@ -50,9 +50,11 @@ class Explanation:
         pair_logit:float|None=None, # of the two images as they are; by default the one that is explained
         temperature:float=1., # of the head's calibration
         prior_shift:float=0., # likewise
-        votes:SourceVotes|None=None # what both look like to the classes that the encoder was pretrained on, where those vote
+        votes:SourceVotes|None=None, # what both look like to the classes that the encoder was pretrained on, where those vote
+        both_new:float=0. # of the maps' intercept, what two images that are both unlike everything labelled have from that alone
     ):
         self.files,self.tensors,self.maps,self.probability,self.places,self.n_others,self.shift,self.votes = files,tensors,maps,probability,places,n_others,shift,votes
+        self.both_new = both_new
         self.pair_logit,self.temperature,self.prior_shift = self.logit if pair_logit is None else pair_logit,temperature,prior_shift
 
     @property
@@ -76,7 +78,8 @@ class Explanation:
     def _parts(self):
         "(name, logit) of what adds up to the logit"
         m,rest = self.maps,self.maps.residual().item()
-        return [('query', m.a.sum().item()), ('match', m.b.sum().item()), ('intercept', m.intercept.item())] + [('not explained', rest)]*(abs(rest) > 5e-3)
+        new = self.both_new if abs(self.both_new) > 5e-3 else 0
+        return [('query', m.a.sum().item()), ('match', m.b.sum().item()), ('intercept', m.intercept.item()-new)] + [('both new', new)]*(new != 0) + [('not explained', rest)]*(abs(rest) > 5e-3)
 
     def _on(self):
         "(name, log-odds) of what leads from the logit's log-odds to those of P(same)"
@@ -193,17 +196,19 @@ def explain_pair(
     def maps_with(y, B): # of the first image with each of R partners
         if method not in cam_methods: return pair_maps(model, x.expand(len(y), -1, -1, -1), y, method, background=None if background is None else background.to(x))
         with evaluating(model): return cam_methods[method](model.head, A.expand(len(y), -1, -1, -1), B)
-    maps,head,votes = maps_with(y, B),model.head,None
+    maps,head,votes,new = maps_with(y, B),model.head,None,0.
     if rest: C = encoder_maps(model, torch.cat(rest), y)[0]
     with evaluating(model), torch.no_grad():
         a,b = head.vectors(A),head.vectors(B)
         z = head.pair_logit(a, b)
-        if head.n_source: votes = _source_votes(head, A, B, a, b, head.vectors(C) if rest else None)
+        c = head.vectors(C) if rest else None
+        if head.n_source: votes = _source_votes(head, A, B, a, b, c)
+        if method in ('exact','hirescam'): new = (head.novelty_term(a, b) - (head.novelty_term(a.rows([0]*len(c)), c).mean() if rest else 0)).item() # other methods have it in their maps
     if rest: maps = contrast_maps(maps, maps_with(torch.cat(rest), C))
     shift = place_shift(model.encoder)
     if method in cam_methods: maps = maps.placed(shift)
     places = place_matrix(encoder.head, A, B, average=True)[0].view(*A.shape[2:], *B.shape[2:]).cpu() if encoder.head.delta is not None else None
-    return Explanation(pair, [to_tensor(o, prep) for o in pair], PairMaps(*(o.cpu() if torch.is_tensor(o) else o for o in maps)), head.probability(z).item(), places, len(rest), shift, z.item(), head.temperature.item(), head.prior_shift.item(), votes)
+    return Explanation(pair, [to_tensor(o, prep) for o in pair], PairMaps(*(o.cpu() if torch.is_tensor(o) else o for o in maps)), head.probability(z).item(), places, len(rest), shift, z.item(), head.temperature.item(), head.prior_shift.item(), votes, new)
 
 # %% ../nbs/05_explanation.ipynb #24926271
 @patch

@@ -153,6 +153,9 @@ def test_new_images_are_told_by_votes(files, learners, tmp_path, monkeypatch, bo
     found = finder.search(files[0], k=len(files))
     assert [m.probability for m in found] == pytest.approx([slearn.siampredict((files[0], m.file)).probability for m in found], abs=1e-4) # of this network, cosines that differ by a hundredth are known or new
     torch.testing.assert_close(head.novelty(finder.gallery.vectors.e.to(own.device)), novelty, atol=1e-3, rtol=0) # what the gallery keeps tells it too
+    i, j = novelty.topk(2).indices.tolist()
+    parts = dict((told := finder.explain(files[i], files[j]))._parts())
+    assert sum(parts.values()) == pytest.approx(told.logit, abs=1e-3) and parts.get('both new', 0) == pytest.approx(both*(novelty[i]*novelty[j]).item(), abs=1e-2)
     finder.save(tmp_path/'finder')
     again = SimilarityFinder.load(tmp_path/'finder')
     assert [(m.file, m.probability) for m in again.search(files[0], k=5)] == [(m.file, m.probability) for m in found[:5]]
