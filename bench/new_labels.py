@@ -56,7 +56,7 @@ def held_out(images, labels, seed):
 
 
 def left_out(p, caches, parts=5, most=12, **cfg):
-    "Logits and labels of pairs of labels that a network has not learned, one set for each training; and the logits without what two new images have in common"
+    "Logits and labels of pairs of labels that a network has not learned, one set for each training; the logits without what two new images have in common, and the images"
     for k, part in enumerate(label_parts([p.labels[i] for i in p.train], parts, p.seed)):
         known = [i for i in p.train if p.labels[i] not in part]
         o, rng, by = some(p, 1000*(p.seed+1)+k, held_out(known, p.labels, p.seed)[0]), random.Random(p.seed), {}
@@ -65,21 +65,22 @@ def left_out(p, caches, parts=5, most=12, **cfg):
         score = train(o, caches, **{**default, **cfg})[0]
         z, without = (np.asarray(score(asked, asked, o), dtype=float).copy() for o in (True, False))
         for o in (z, without): np.fill_diagonal(o, -np.inf)
-        yield z, p.labels[asked], without
+        yield z, p.labels[asked], without, asked
 
 
-def block(sets):
-    "Logits of several sets of images, each compared with itself alone"
-    z = block_diag(*(s for s, _ in sets))
-    z[~block_diag(*(np.ones_like(s, dtype=bool) for s, _ in sets))] = -np.inf
-    return z, np.concatenate([l for _, l in sets])
+def block(sets, without=()):
+    "Logits of several sets of images, each compared with itself alone, and some images with none"
+    z = block_diag(*(s for s, *_ in sets))
+    gone = np.isin(np.concatenate([i for *_, i in sets]), list(without))
+    z[~block_diag(*(np.ones_like(s, dtype=bool) for s, *_ in sets)) | gone[:,None] | gone[None]] = -np.inf
+    return z, np.concatenate([l for _, l, _ in sets])
 
 
 def by_mix(p, caches, mix):
     "MAP@R of labels left out of trainings, of new ones, and of those that were learned"
     learned, asked = held_out(p.train, p.labels, p.seed)
     score = partial(train(some(p, p.seed, learned), caches, **{**default, 'mix': mix})[0], both=False)
-    yield 'left-out labels', np.mean([map_at_r(z, l, l) for _, l, z in left_out(p, caches, mix=mix)])
+    yield 'left-out labels', np.mean([map_at_r(z, l, l) for _, l, z, _ in left_out(p, caches, mix=mix)])
     yield 'as they are', p.measures(p.scores_of(score))['map@r']
     yield 'evenly', np.mean([o.measures(o.scores_of(score))['map@r'] for o in evenly(p)])
     yield 'of learned labels', map_at_r(np.asarray(score(asked, learned), dtype=float), p.labels[asked], p.labels[learned])
@@ -127,10 +128,13 @@ def by_fit(p, score, asked, learned, sets):
             for k, P in ways.items():
                 for m, f in errors.items(): out.setdefault((photographs_, k, m), []).append(np.mean([f(x, q, q) for x in P]))
             for m, f in (('AUC', roc_auc), ('map@r', map_at_r)): out.setdefault((photographs_, 'nothing', m), []).append(f(s, q, q))
-    (z, l), s, q, g = block(sets), np.asarray(score(asked, learned), dtype=float), p.labels[asked], p.labels[learned]
-    known = {k: c.probability(s) for k, c in fits.items()} | {'held-out images': cross_calibrated(s, q, g, 0.5, seed=p.seed), 'both': cross_calibrated(s, q, g, 0.5, seed=p.seed, beside=(z, l, l))}
+    s, q, g = np.asarray(score(asked, learned), dtype=float), p.labels[asked], p.labels[learned]
+    known, half = {k: c.probability(s) for k, c in fits.items()} | {'held-out images': cross_calibrated(s, q, g, 0.5, seed=p.seed)}, np.random.default_rng(p.seed).permutation(len(asked)) % 2
+    for k in (0, 1): # what is asked has no part in the fit, nor has the same image where its label was left out
+        z, l = block(sets, np.array(asked)[half == k])
+        known['both'][half == k] = fit_calibration(s[half != k], q[half != k], g, 0.5, beside=(z, l, l)).probability(s[half == k])
     out |= {('of learned labels', k, m): [f(P, q, g)] for k, P in known.items() for m, f in errors.items()} | {('of learned labels', 'nothing', 'map@r'): [map_at_r(s, q, g)]}
-    out['evenly', 'left-out labels', 'AUC of left-out labels'] = [roc_auc(*o, o[1]) for o in sets]
+    out['evenly', 'left-out labels', 'AUC of left-out labels'] = [roc_auc(z, l, l) for z, l, _ in sets]
     return {k: np.mean(v) for k, v in out.items()}
 
 
@@ -171,6 +175,7 @@ def main():
     labels, encoder, maps = photographs(a.weights, a.cache)
     caches = Caches(encoder, maps, a.cache)
     if not a.out.exists(): a.out.write_text(','.join(['seed', 'mix', 'photographs', 'map@r'] if a.mix else ['seed', 'photographs', 'images', *header[3:]] if a.gallery else [*header[:4], 'queries', *header[4:]] if a.together else header)+'\n')
+    if (first := a.out.read_text().split('\n')[0].strip().split(',')) and len(first) != (4 if a.mix else 6 if not a.together else 7): raise SystemExit(f'{a.out} was written by another version: it has the columns {first}')
     def note(rows):
         with open(a.out, 'a', newline='') as f: csv.writer(f).writerows(rows)
         print(*rows, sep='\n', flush=True)
@@ -195,11 +200,11 @@ def main():
         sets = [] if 'left-out' in a.without else list(left_out(p, caches))
         if a.gallery:
             score = partial(score, both=False)
-            rows = [(seed, *k, f'{v:.5f}') for k, v in by_gallery(p, p.scores_of(score), fitted(p, score, asked, learned, [(z, l) for _, l, z in sets])).items()]
+            rows = [(seed, *k, f'{v:.5f}') for k, v in by_gallery(p, p.scores_of(score), fitted(p, score, asked, learned, [(z, l, i) for _, l, z, i in sets])).items()]
             note(rows)
             continue
         for both in (True, False):
-            rows += [(seed, default['both']*both, *k, f'{v:.5f}') for k, v in by_fit(p, partial(score, both=both), asked, learned, [(z if both else without, l) for z, l, without in sets]).items()]
+            rows += [(seed, default['both']*both, *k, f'{v:.5f}') for k, v in by_fit(p, partial(score, both=both), asked, learned, [(z if both else without, l, i) for z, l, without, i in sets]).items()]
         note(rows)
 
 

@@ -47,7 +47,7 @@ def conv4(width=64, n_in=1):
 
 
 class Batches:
-    "Batches of images, wobbled on the CPU, so that every machine draws the same"
+    "Batches of images, wobbled on the CPU"
     def __init__(self, x, y, bs, idxs): self.x, self.y, self.bs, self.idxs, self.n, self.device = x, y, bs, idxs, len(y), default_device()
     def __len__(self): return len(self.y)//self.bs
     def __iter__(self):

@@ -83,11 +83,10 @@ def fit_calibration(
     counts = [(w[y].sum(),w[~y].sum()) for _,y,w in sets] # of same and of different pairs
     if prior is None: prior = counts[0][0]/sum(counts[0])
     _check_prior(prior)
-    w = np.concatenate([w*np.where(y, prior/n, (1-prior)/m)/len(sets) for (_,y,w),(n,m) in zip(sets, counts)])
-    z,y = (np.concatenate(o) for o in list(zip(*sets))[:2])
-    n,m = map(sum, zip(*counts))
-    if y.sum() < 20: warnings.warn(f'calibrated with {y.sum()} pairs of the same class: take the percentages as rough, or calibrate with more images', stacklevel=2)
-    target = np.where(y, (n+1)/(n+2), 1/(m+2))
+    few = min(y.sum() for _,y,_ in sets) # each set counts the same, however small
+    if few < 20: warnings.warn(f'calibrated with {few} pairs of the same class: take the percentages as rough, or calibrate with more images', stacklevel=2)
+    w,target = (np.concatenate(o) for o in zip(*((w*np.where(y, prior/n, (1-prior)/m)/len(sets), np.where(y, (n+1)/(n+2), 1/(m+2))) for (_,y,w),(n,m) in zip(sets, counts))))
+    z = np.concatenate([z for z,*_ in sets])
     scale,middle = z.std() or 1.,z.mean()
     x = (z-middle)/scale
     def loss(ab): # cross-entropy and its gradient
@@ -108,13 +107,13 @@ def cross_calibrated(
     seed:int=42, # of who is in which part
     by:str='query', # what is parted: 'query', or 'label': then no image with a query's label, be it in the gallery, is in its fit; that takes three labels
     own=None, # (Q,), the place in the gallery of a query that is in it, else -1: by query, no pair with it on either side is in its fit
-    beside=None # other pairs that have a part in every fit, as in `fit_calibration`
+    beside=None # other pairs that have a part in every fit, as in `fit_calibration`; by label, without images of the labels that are left out
 )->np.ndarray: # (Q, G), P(same); minus infinity stays
     "Probabilities of each query from a calibration that has not seen it, or not its label"
     if by not in ('query','label'): raise ValueError(f"by is 'query' or 'label', not {by!r}")
     if by == 'label' and gallery_labels is None: raise ValueError("by='label' needs the labels of the queries and of the gallery, not which pairs are the same")
     z,what = _array(logits),'queries' if by == 'query' else 'labels'
-    of_query,of_gallery = (np.arange(len(z)),None) if by == 'query' else _codes(labels, gallery_labels)
+    of_query,of_gallery,*of_beside = (np.arange(len(z)),None) if by == 'query' else _codes(labels, gallery_labels, *(() if beside is None else beside[1:]))
     n = len(np.unique(of_query)) # codes of labels start with those of the queries
     if not 2 <= folds <= n: raise ValueError(f'{n} {what} cannot be parted in {folds}')
     rank,out = np.random.default_rng(seed).permutation(n),np.empty(z.shape)
@@ -126,7 +125,8 @@ def cross_calibrated(
         asked = np.isin(of_query, left_out)
         hidden = np.isin(of_gallery, left_out) if by == 'label' else np.isin(np.arange(z.shape[-1]), [] if own is None else np.asarray(own)[asked])
         seen = np.where(hidden, -np.inf, z)
-        try: out[asked] = fit_calibration(seen, labels, gallery_labels, prior, ~asked, beside).probability(z[asked])
+        also = beside if not of_beside else (np.where(np.isin(of_beside[0], left_out)[:,None] | np.isin(of_beside[1], left_out), -np.inf, _array(beside[0])),*beside[1:])
+        try: out[asked] = fit_calibration(seen, labels, gallery_labels, prior, ~asked, also).probability(z[asked])
         except ValueError as e: raise ValueError(f'without one of {folds} parts of the {what}: {e}') from e
     return out
 

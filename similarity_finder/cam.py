@@ -167,7 +167,7 @@ def exact_maps(
         mb,ma,c = hidden_evidence(head, B, A, b.u, a.v, base)
         parts = [tuple((x+y)/2 for x,y in zip(parts[0], (ma,mb,c)))]
     if head.delta is not None: parts.append(metric_evidence(head, A, B, average))
-    if head.source_both is not None: parts.append((0, 0, head.novelty_term(a, b))) # of both images as they are, and of no place
+    if head.shares_novelty: parts.append((0, 0, head.novelty_term(a, b))) # of both images as they are, and of no place
     return PairMaps(*(sum(o) for o in zip(*parts)), head.pair_logit(a, b), 'exact' if average else 'hirescam')
 
 def hirescam_maps(head, A, B):

@@ -149,7 +149,7 @@ def explain(
             match = best[0].file
         why = found.explain(query, match, method, against)
         m = why.maps
-        answer['json'] = dict(query=str(query), match=str(match), method=method, probability=why.probability, logit=why.logit, intercept=m.intercept.item(),
+        answer['json'] = dict(query=str(query), match=str(match), method=method, probability=why.probability, logit=why.logit, intercept=m.intercept.item(), both_new=why.both_new,
                               query_evidence=m.a.sum().item(), match_evidence=m.b.sum().item(), query_map=m.a[0].tolist(), match_map=m.b[0].tolist())
         if why.votes is not None: answer['json']['looks_like'] = why.looks_like().reset_index(names='class').to_dict('records')
         answer['text'] = f'{query}\n{match}\n  {why}'

@@ -110,7 +110,8 @@ def duplicates(
     gallery = getattr(source, 'gallery', source)
     if k < 1: raise ValueError(f'k, the images looked at, is at least 1, not {k}')
     n,files,head,vectors = len(gallery),gallery.files,gallery.head,all_vectors(gallery)
-    x = F.normalize((vectors.e if vectors.e.shape[1] else torch.cat([vectors.u, vectors.v], 1)).float())
+    looks = vectors.e[:,:head.nf+head.n_source] # without the novelty, which resembles that of others
+    x = F.normalize((looks if looks.shape[1] else torch.cat([vectors.u, vectors.v], 1)).float())
     side = None
     if test is not None:
         known = {file_key(f) for f in each_once(test)}

@@ -374,12 +374,18 @@ def calibrate_head(
     if label_folds < 0 or label_folds == 1: raise ValueError(f'label_folds, the parts of the labels, is 2 or more, or 0 for none, not {label_folds}')
     known = scored if unknown else scored.rows(scored.known)
     if not scored.known.any(): _alone(scored); raise ValueError(f'none of {len(scored.files)} queries has a label that the gallery has: there are no same pairs to calibrate with')
-    pair,also = (known.labels, known.gallery_labels),None if beside is None else (beside.logits, beside.labels, beside.gallery_labels)
+    also = None
+    if beside is not None:
+        if beside.pairs is not None: raise ValueError('what stands beside was scored with neighbours, and its logits are not those of pairs: score it without')
+        if not unknown: beside = beside.rows(beside.known)
+        if not 0 < beside.same.sum() < (beside.logits > -np.inf).sum(): raise ValueError('what stands beside has no pairs of both kinds, same and different ones: leave it out')
+        also = beside.logits,beside.labels,beside.gallery_labels
+    pair = (known.labels, known.gallery_labels)
     error = lambda p,**kwargs: bootstrap(calibration_error, p, *pair, prior=prior, draws=draws, seed=seed, **kwargs)
     with warnings.catch_warnings():
         if known.inside: warnings.filterwarnings('ignore', 'calibrated with') # it counts such pairs twice
         new = fit_calibration(known.logits, *pair, prior=prior, beside=also)
-    if known.inside and (n := known.same.sum() - _mirrored(known)) < 20: warnings.warn(f'calibrated with {n} pairs of the same class, asked from either side: take the percentages as rough, or calibrate with more images', stacklevel=2)
+    if known.inside and (n := min([known.same.sum() - _mirrored(known)] + ([] if beside is None else [beside.same.sum()]))) < 20: warnings.warn(f'calibrated with {n} pairs of the same class, asked from either side: take the percentages as rough, or calibrate with more images', stacklevel=2)
     def unseen(folds, by, **kwargs): # the error of what has no part in the fit
         with warnings.catch_warnings():
             warnings.simplefilter('ignore') # the fit to all has said what there is to say
@@ -401,5 +407,6 @@ def calibrate_gallery(
     "Calibrate what a gallery's search says; if it goes by neighbours, what is said of pairs by themselves as well"
     _check_scored(gallery, scored)
     if scored.pairs is None: return calibrate_head(gallery.head, scored, prior, seed, **kwargs)
+    if kwargs.get('beside') is not None: raise ValueError('a search with neighbours is fitted to its own queries alone: leave out beside, or turn the neighbours off')
     calibrate_head(gallery.head, scored._replace(logits=np.where(scored.logits > -np.inf, scored.pairs, -np.inf), pairs=None), prior, seed, **(kwargs | dict(draws=1, label_folds=0)))
     return calibrate_head(gallery.expansion, scored._replace(logits=_searched(gallery, scored.files, scored.pairs)), prior, seed, **kwargs) # neighbours count by what pairs mean now

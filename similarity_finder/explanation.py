@@ -203,7 +203,7 @@ def explain_pair(
         z = head.pair_logit(a, b)
         c = head.vectors(C) if rest else None
         if head.n_source: votes = _source_votes(head, A, B, a, b, c)
-        if method in ('exact','hirescam'): new = (head.novelty_term(a, b) - (head.novelty_term(a.rows([0]*len(c)), c).mean() if rest else 0)).item() # other methods have it in their maps
+        if method in ('exact','hirescam','sharp'): new = (head.novelty_term(a, b) - (head.novelty_term(a.rows([0]*len(c)), c).mean() if rest else 0)).item() # other methods have it in their maps, or ('fine') in the intercept as enlarged images have it
     if rest: maps = contrast_maps(maps, maps_with(torch.cat(rest), C))
     shift = place_shift(model.encoder)
     if method in cam_methods: maps = maps.placed(shift)

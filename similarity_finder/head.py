@@ -76,7 +76,10 @@ class PairHead(nn.Module):
     def n_source(self): return 0 if getattr(self, 'source_kept', None) is None else len(self.source_kept)
 
     @property
-    def n_metric(self): return 0 if self.delta is None else self.nf + self.n_source + (getattr(self, 'source_both', None) is not None) # length of the metric vectors
+    def shares_novelty(self): return getattr(self, 'source_both', None) is not None # whether the logit tells that two images are both new
+
+    @property
+    def n_metric(self): return 0 if self.delta is None else self.nf + self.n_source + self.shares_novelty # length of the metric vectors
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         state_dict.setdefault(f'{prefix}prior', torch.tensor(0.5)) # weights from before it was kept
@@ -88,7 +91,7 @@ class PairHead(nn.Module):
 
     def project(self, x): return x + 0.1*(x @ self.delta.T) # (..., C), M times each vector
 
-    def extra_repr(self): return f'nf={self.nf}, n_hidden={self.n_hidden}, pool={self.pool_name!r}, metric={self.delta is not None}, symmetric={self.symmetric}, n_source={self.n_source}'
+    def extra_repr(self): return f'nf={self.nf}, n_hidden={self.n_hidden}, pool={self.pool_name!r}, metric={self.delta is not None}, symmetric={self.symmetric}, n_source={self.n_source}' + (f', both_new={(self.alpha*self.source_both).item():.3g}' if self.shares_novelty else '')
 
 # %% ../nbs/02_head.ipynb #c19a5287
 def source_votes(
@@ -140,7 +143,7 @@ def vectors(self:PairHead,
     if self.n_source:
         new = self.novelty(e)
         e = torch.cat([e, self.vote_weights(new)[:,None]*F.normalize(self.votes(A, new).mean(1))], 1)
-        if self.source_both is not None: e = torch.cat([e, self.source_both.sqrt()*new[:,None]], 1)
+        if self.shares_novelty: e = torch.cat([e, self.source_both.sqrt()*new[:,None]], 1)
     return PairVectors(self.U(self.drop1(self.bn_q(p))), self.V(self.drop1(self.bn_g(p))), e)
 
 # %% ../nbs/02_head.ipynb #10fd3c07

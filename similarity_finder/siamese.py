@@ -11,6 +11,7 @@ __all__ = ['SiameseModel', 'siamese_splitter', 'last_blocks', 'KeptBlocks', 'con
 # %% ../nbs/02_siamese.ipynb #c383899f
 import copy
 import random
+import warnings
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -360,6 +361,7 @@ def fit_head(self:SiameseLearner,
     if distill < 0: raise ValueError(f'distill, how much the blocks are held, is 0 or more, not {distill}')
     shares = vote if isinstance(vote, (tuple, list)) else (vote, vote)
     if len(shares) != 2 or not 0 <= shares[0] <= shares[1] < 1: raise ValueError(f'vote, the shares of the votes in the spread of the logits for known and for new images, are from 0 to below 1, the second not below the first; not {vote}')
+    if both_new and not shares[0] < shares[1]: raise ValueError(f'both_new takes votes that count more on new images, for those tell what is new: the second of vote is above the first, not {vote}')
     if both_new < 0: raise ValueError(f'both_new, what two new images have in the logit from that alone, is 0 or more, not {both_new}')
     if n_vote < 1: raise ValueError(f'n_vote, how many source classes vote, is 1 or more, not {n_vote}; vote=0 lets none vote')
     k,rng,device = self.dls.train.k,random.Random(seed),next(self.model.parameters()).device
@@ -405,6 +407,7 @@ def fit_head(self:SiameseLearner,
             _let_vote(head, A, now, y, source, kept, (max(shares[0], 1e-3), shares[1]), seed, both_new) # a root has no slope at 0
             if blocks and head.source_known is not None and not was_kept: self.model.encoder = KeptBlocks(encoder, blocks, kept_blocks)
         if was_kept and head.source_known is None: self.model.encoder = encoder.trained # nobody asks for what was kept
+        if both_new and not head.shares_novelty: warnings.warn('both_new does nothing here: ' + ('the features do not tell new images from those of the labels' if head.n_source else 'no source classes vote'))
     return self
 
 

@@ -23,9 +23,9 @@ from torchvision.models import resnet34
 
 from . import __file__ as package
 from .augment import PatchErasing
-from .calibrate import cross_calibrated
+from .calibrate import fit_calibration
 from .classifier import classifier_dls,classifier_learner,convnet,evaluating,patchnet
-from .data import label_func,usable_files
+from .data import file_key,label_func,usable_files
 from .doodle import doodle_home,doodle_label,doodle_pets
 from .evaluate import Scored,calibrate_gallery,calibrate_head,score_queries
 from .finder import SimilarityFinder
@@ -80,6 +80,7 @@ def train_finder(
         again = dict(arch=arch, pretrained=pretrained, weights=weights, size=size, epochs=epochs, siamese_epochs=siamese_epochs, fine_tune=fine_tune, valid_pct=valid_pct, bs=bs, n_hidden=n_hidden,
                      num_workers=num_workers, progress=progress, on_error=on_error, splitter=splitter, blocks=blocks, mix=mix, erase=erase, both_new=both_new)
     start = pretrained or weights is not None
+    if both_new and not start: warnings.warn('both_new does nothing without pretrained weights: no source classes vote, and nothing tells what is new')
     set_seed(seed, reproducible=True)
     train,valid = (splitter or RandomSplitter(valid_pct, seed))(files)
     if not len(train) or not len(valid): raise ValueError(f'of {len(files)} files the splitter leaves {len(train)} to train on and {len(valid)} to hold out: some of both are needed')
@@ -148,12 +149,18 @@ def _foretold(finder, scored, held, calibrate, seed):
     out = {f'new_labels_{k}': f(*pair) for k,f in (('pair_auc', roc_auc), ('recall@1', recall_at_k), ('map@r', map_at_r))}
     if not calibrate: return out
     head,held,prior = finder.gallery.head,held.rows(held.known),finder.gallery.calibration.prior
-    if not 0 < held.same.sum() < held.logits.size: held = None # nothing to fit to
+    if not 0 < held.same.sum() < (held.logits > -np.inf).sum(): held = None # nothing to fit to
     done = calibrate_head(head, scored, prior, seed, draws=1, beside=held)
     errors = dict(new_labels_calibration_error_before=done.before.value, new_labels_calibration_error=done.other_labels.value)
     if held is not None and len(held.files) > 1:
-        learned = held.logits,held.labels,held.gallery_labels
-        errors['calibration_error'] = calibration_error(cross_calibrated(*learned, prior, seed=seed, beside=pair), *learned[1:], prior=prior)
+        part,p = np.random.default_rng(seed).permutation(len(held.files)) % 2,np.empty(held.logits.shape)
+        for k in (0, 1): # what is asked has no part in the fit, nor has the same image where its label was left out
+            asked,keys = part == k,{file_key(f) for f,o in zip(held.files, part) if o == k}
+            gone = np.array([file_key(f) in keys for f in scored.files])
+            some = np.where(gone[:,None] | gone[None], -np.inf, scored.logits),scored.labels,scored.gallery_labels
+            try: p[asked] = fit_calibration(held.logits[~asked], [l for l,o in zip(held.labels, asked) if not o], held.gallery_labels, prior, beside=some).probability(held.logits[asked])
+            except ValueError: p[asked] = np.nan # too few
+        errors['calibration_error'] = calibration_error(p, held.labels, held.gallery_labels, prior=prior) if np.isfinite(p[held.logits > -np.inf]).all() else np.nan
     return out | _numbers(errors)
 
 # %% ../nbs/07_train.ipynb #b75a5569

@@ -278,3 +278,22 @@ def test_a_file_counts_once_whatever_it_is_called(parts, monkeypatch):
     assert s.files == [queries[0], queries[1]]
     both = gallery.encode_files([gallery.files[3], gallery.files[1], gallery.files[3].name], progress=False)
     assert all((a[0] == a[2]).all() and (a[:2] == b).all() for a, b in zip(both.vectors, gallery.stored([3, 1])))
+
+
+def test_what_stands_beside_is_asked_like_the_rest():
+    "Of labels that its gallery has, by pairs, with pairs of both kinds; the other queries are left out"
+    from similarity_finder.calibrate import fit_calibration
+    from similarity_finder.evaluate import Scored, calibrate_head
+    from similarity_finder.head import PairHead
+    rng, head = np.random.default_rng(3), PairHead(4, 2)
+    def some(q, g): return Scored(list(map(str, q)), q, rng.normal(0, 2, (len(q), len(g))) + np.where(np.array(q)[:, None] == np.array(g)[None], 2, -2), g, [])
+    mine, beside = some(['a', 'b']*10, ['a', 'b', 'c']*5), some(['d', 'e', 'nowhere']*8, ['d', 'e']*6)
+    known = beside.rows(beside.known)
+    assert len(known.files) == 16
+    pairs = lambda o: (o.logits, o.labels, o.gallery_labels)
+    done = calibrate_head(head, mine, draws=1, beside=beside)
+    assert np.allclose(done.calibration, fit_calibration(*pairs(mine), beside=pairs(known)), atol=1e-6)
+    assert not np.allclose(done.calibration, calibrate_head(head, mine, draws=1, beside=beside, unknown=True).calibration, atol=1e-2)
+    assert not np.allclose(done.calibration, calibrate_head(head, mine, draws=1).calibration, atol=1e-2)
+    with pytest.raises(ValueError, match='beside has no pairs of both kinds'): calibrate_head(head, mine, draws=1, beside=some(['d'], ['d', 'd']))
+    with pytest.raises(ValueError, match='beside was scored with neighbours'): calibrate_head(head, mine, draws=1, beside=beside._replace(pairs=beside.logits))

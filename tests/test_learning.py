@@ -88,7 +88,37 @@ def test_labels_left_out_and_held_out_images_share_the_percentages():
     pairs = lambda o: (o.logits, o.labels, o.gallery_labels)
     expected = fit_calibration(*pairs(known), prior, beside=pairs(new))
     assert np.allclose([head.temperature.item(), head.prior_shift.item(), head.prior.item()], expected, atol=1e-3)
-    assert got['calibration_error'] == calibration_error(cross_calibrated(*pairs(known), prior, seed=1, beside=pairs(new)), *pairs(known)[1:], prior=prior)
-    assert got['new_labels_calibration_error'] == calibration_error(cross_calibrated(*pairs(new), prior, folds=4, seed=1, by='label', own=new.own, beside=pairs(known)), q, q, prior=prior)
+    error = lambda p, o: calibration_error(p, o.labels, o.gallery_labels, prior=prior)
+    assert got['new_labels_calibration_error'] == error(cross_calibrated(*pairs(new), prior, folds=4, seed=1, by='label', own=new.own, beside=pairs(known)), new)
+    p, part = np.empty(known.logits.shape), np.random.default_rng(1).permutation(len(known.files)) % 2
+    for k in (0, 1): # without the images that are asked, which are among those of the labels left out as well
+        z = new.logits.copy()
+        for i, f in enumerate(new.files):
+            if f in {o for o, w in zip(known.files, part) if w == k}: z[i], z[:, i] = -np.inf, -np.inf
+        rest = known.rows(part != k)
+        p[part == k] = fit_calibration(*pairs(rest), prior, beside=(z, q, q)).probability(known.logits[part == k])
+    assert got['calibration_error'] == error(p, known) != error(cross_calibrated(*pairs(known), prior, seed=1, beside=pairs(new)), known)
     alone = train._foretold(finder, new, held._replace(labels=['nowhere']*32), True, 1) # nothing to fit to
     assert 'calibration_error' not in alone and np.allclose(head.temperature.item(), fit_calibration(*pairs(new), prior).temperature, atol=1e-3)
+
+
+def test_what_is_said_of_new_images_arrives(monkeypatch, doodles):
+    "From `train_finder` to `fit_head`, with blocks that learn or without, and to the trainings without some labels"
+    from similarity_finder import train
+    from similarity_finder.siamese import SiameseLearner
+    got = []
+    class Enough(Exception): pass
+    def stop(self, *args, both_new=None, **kwargs):
+        got.append(both_new)
+        raise Enough
+    monkeypatch.setattr(SiameseLearner, 'fit_head', stop)
+    monkeypatch.setattr(train, 'classifier_learner', lambda dls, arch, pretrained, *args, **kwargs: classifier_learner(dls, arch, False, None, **kwargs))
+    from similarity_finder.classifier import classifier_learner
+    from torchvision.models import mobilenet_v2
+    for blocks in (0, 2):
+        with pytest.raises(Enough): train.train_finder(doodles, arch=mobilenet_v2, size=32, epochs=1, bs=8, n_hidden=8, num_workers=0, progress=False, blocks=blocks, both_new=2.5)
+    assert got == [2.5, 2.5]
+    monkeypatch.setattr(train, 'score_new_labels', lambda *args, **kwargs: got.append(kwargs['both_new']))
+    monkeypatch.setattr(train, '_fit_last', lambda *args: None)
+    with pytest.raises(AttributeError): train.train_finder(doodles, arch=mobilenet_v2, size=32, epochs=1, bs=8, n_hidden=8, num_workers=0, progress=False, new_labels=2, both_new=1.5)
+    assert got[2:] == [1.5]
