@@ -7,8 +7,8 @@ Then, as `score_new_labels` does, the default is trained five more times, each t
 P(same) of pairs of new breeds, for as many same as different pairs, by calibrations that were fitted to
     nothing: the network's own percentages
     held-out images: those of breeds that were learned, with those that it was learned from
-    left-out labels: the breeds of the five trainings
-    both: held-out images and left-out labels, which count the same, as `train_finder(new_labels=5)` does
+    left-out labels: the breeds of the five trainings, as `train_finder(new_labels=5)` does
+    both: held-out images and left-out labels, which count the same (`calibrate_head(..., beside=)`); what is asked has no part in it
     half of the new labels, all other new labels: with labelled images of new breeds, as in quality.py.
 'both new': what two new images have in the logit from that alone, 3 and 0 (not with --mix and --gallery).
 'of learned labels': the photographs that were held out, among those that were learned from; what was fitted to them is judged by halves.

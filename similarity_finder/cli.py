@@ -35,7 +35,7 @@ def train(
     fine_tune:Annotated[int, typer.Option(help='Epochs of the whole classifier after those of its head, with pretrained weights.', min=0)]=0,
     valid_pct:Annotated[float, typer.Option(help='Share of the images to hold out and measure with.', min=0.01, max=0.9)]=0.2,
     expand:Annotated[int, typer.Option(help='Search with so many neighbours of each image, for who wants many images of a kind; percentages then depend on the gallery. 0 for none.', min=0)]=0,
-    new_labels:Annotated[int, typer.Option('--new-labels', help='For a finder that will be asked about labels it has not learned: train so many times more, each time without a part of the labels (5 is a good number), which measures it on new labels, and fits its percentages to them as well. 0 for none.', min=0)]=0,
+    new_labels:Annotated[int, typer.Option('--new-labels', help='For a finder that will be asked about labels it has not learned: train so many times more, each time without a part of the labels (5 is a good number), which measures it on new labels and fits its percentages to them. 0 for none.', min=0)]=0,
     both_new:Annotated[float, typer.Option('--both-new', help='With pretrained weights, for a gallery that has labels it has learned and others: what two images of others have in the logit from that alone (3 is a good number). 0 for nothing.', min=0)]=0.,
     groups:Annotated[str|None, typer.Option(help='Where the group of an image (its patient) comes from, as for --labels: no group is on both sides of the split.')]=None,
     seed:Annotated[int, typer.Option(help='Of everything random.')]=42,

@@ -23,14 +23,13 @@ from torchvision.models import resnet34
 
 from . import __file__ as package
 from .augment import PatchErasing
-from .calibrate import fit_calibration
 from .classifier import classifier_dls,classifier_learner,convnet,evaluating,patchnet
-from .data import file_key,label_func,usable_files
+from .data import label_func,usable_files
 from .doodle import doodle_home,doodle_label,doodle_pets
 from .evaluate import Scored,calibrate_gallery,calibrate_head,score_queries
 from .finder import SimilarityFinder
 from .gallery import Gallery
-from .metrics import calibration_error,map_at_r,recall_at_k,roc_auc
+from .metrics import map_at_r,recall_at_k,roc_auc
 from .pairs import siamese_dls
 from .siamese import last_blocks,siamese_learner
 from .store import StoreError,read_description
@@ -66,7 +65,7 @@ def train_finder(
     mix:float|None=None, # how much of those blocks as trained is kept, from 0 to 1, as in `fit_head` (by default 0.8, or 0.65); less costs labels that were learned, and gives labels that were not
     erase:bool=False, # hide patches of the training images, so that no label rests on one part alone, or on what is missing: better explanations where labels are small parts
     expand:int=0, # neighbours of each image that searches go by as well, as in `Gallery.expand`; 0: none
-    new_labels:int=0, # for a finder that will be asked about labels it has not learned: parts of the labels, each left out of one training more; these measure it on new labels (`score_new_labels`), and its percentages are fitted to them and to held-out files, which count the same. 0: none
+    new_labels:int=0, # for a finder that will be asked about labels it has not learned: parts of the labels, each left out of one training more; these measure it on new labels and fit its percentages to them (`score_new_labels`). 0: none
     both_new:float=0. # with pretrained weights, what two images of labels that were not learned have in the logit from that alone, from 0 on, as in `fit_head`: for galleries that have labels of both kinds (3 is a good number)
 )->Trained:
     "Train a classifier and a siamese network, measure both, and encode the gallery"
@@ -100,11 +99,10 @@ def train_finder(
     finder = SimilarityFinder(clearn, slearn, files[train], label_func, num_workers=num_workers, progress=progress)
     finder.expand(expand)
     held_out = list(files[valid])
-    numbers,held = _measured(finder, held_out, calibrate, seed, num_workers, progress)
-    measures |= numbers
+    measures |= _measured(finder, held_out, calibrate, seed, num_workers, progress)
     finder.gallery.add(held_out, num_workers=num_workers, progress=progress)
     if new_labels:
-        try: measures |= _foretold(finder, score_new_labels(files, label_func, new_labels, seed=seed, **again), held, calibrate, seed)
+        try: measures |= _foretold(finder, score_new_labels(files, label_func, new_labels, seed=seed, **again), calibrate, seed)
         except ValueError as e: warnings.warn(f'not measured on new labels: {e}') # the finder is trained, and stays
     return Trained(finder, held_out, measures | dict(images=len(files), labels=len(set(labels)), held_out=len(held_out)))
 
@@ -129,7 +127,7 @@ def _told(learn, progress):
     return stack
 
 def _measured(finder, files, calibrate, seed, num_workers, progress):
-    "Measures of retrieval on held-out files, and these as they were scored; calibrates with them"
+    "Measures of retrieval on held-out files; calibrates with them"
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
         scored = score_queries(finder.gallery, files, num_workers=num_workers, progress=progress)
@@ -137,31 +135,19 @@ def _measured(finder, files, calibrate, seed, num_workers, progress):
         try: done = calibrate_gallery(finder.gallery, scored, seed=seed, draws=1, label_folds=0) if calibrate else None
         except ValueError as e: done = warnings.warn(f'not calibrated: {e}')
     if progress and said: print(said[-1].message)
-    if done is None: return out,scored
+    if done is None: return out
     errors = dict(calibration_error_before=done.before.value, calibration_error=done.after.value)
-    return out | _numbers(errors) | dict(prior=done.calibration.prior),scored
+    return out | _numbers(errors) | dict(prior=done.calibration.prior)
 
 def _numbers(d): return {k: v for k,v in d.items() if v == v} # without those that are none
 
-def _foretold(finder, scored, held, calibrate, seed):
-    "Measures on labels that were left out; calibrates with them and the held-out files"
+def _foretold(finder, scored, calibrate, seed):
+    "Measures on labels that were left out; calibrates with them"
     pair = scored.logits,scored.labels,scored.gallery_labels
     out = {f'new_labels_{k}': f(*pair) for k,f in (('pair_auc', roc_auc), ('recall@1', recall_at_k), ('map@r', map_at_r))}
     if not calibrate: return out
-    head,held,prior = finder.gallery.head,held.rows(held.known),finder.gallery.calibration.prior
-    if not 0 < held.same.sum() < (held.logits > -np.inf).sum(): held = None # nothing to fit to
-    done = calibrate_head(head, scored, prior, seed, draws=1, beside=held)
-    errors = dict(new_labels_calibration_error_before=done.before.value, new_labels_calibration_error=done.other_labels.value)
-    if held is not None and len(held.files) > 1:
-        part,p = np.random.default_rng(seed).permutation(len(held.files)) % 2,np.empty(held.logits.shape)
-        for k in (0, 1): # what is asked has no part in the fit, nor has the same image where its label was left out
-            asked,keys = part == k,{file_key(f) for f,o in zip(held.files, part) if o == k}
-            gone = np.array([file_key(f) in keys for f in scored.files])
-            some = np.where(gone[:,None] | gone[None], -np.inf, scored.logits),scored.labels,scored.gallery_labels
-            try: p[asked] = fit_calibration(held.logits[~asked], [l for l,o in zip(held.labels, asked) if not o], held.gallery_labels, prior, beside=some).probability(held.logits[asked])
-            except ValueError: p[asked] = np.nan # too few
-        errors['calibration_error'] = calibration_error(p, held.labels, held.gallery_labels, prior=prior) if np.isfinite(p[held.logits > -np.inf]).all() else np.nan
-    return out | _numbers(errors)
+    done = calibrate_head(finder.gallery.head, scored, finder.gallery.calibration.prior, seed, draws=1)
+    return out | _numbers(dict(new_labels_calibration_error_before=done.before.value, new_labels_calibration_error=done.other_labels.value))
 
 # %% ../nbs/07_train.ipynb #b75a5569
 def label_parts(

@@ -66,42 +66,6 @@ def test_an_image_that_cannot_be_opened_is_left_out_of_new_labels(monkeypatch, d
     with pytest.raises(ValueError, match='99.jpg'): train.score_new_labels([bad, *doodles], parts=2, progress=False, on_error='raise')
 
 
-def test_labels_left_out_and_held_out_images_share_the_percentages():
-    "Both kinds count the same in the fit, and each is measured with fits that have not seen it"
-    import numpy as np
-    from similarity_finder import train
-    from similarity_finder.calibrate import cross_calibrated, fit_calibration
-    from similarity_finder.evaluate import Scored
-    from similarity_finder.head import PairHead
-    from similarity_finder.metrics import calibration_error
-    from types import SimpleNamespace
-    rng, head = np.random.default_rng(0), PairHead(4, 2)
-    def some(q, g, off, own):
-        z = rng.normal(0, 2, (len(q), len(g))) + np.where(np.array(q)[:, None] == np.array(g)[None], 3, -3) + off
-        if own: np.fill_diagonal(z, -np.inf)
-        return Scored([str(i) for i in range(len(q))], q, z, g, [], own=np.arange(len(q)) if own else None)
-    held, q = some(['a', 'b', 'c', 'nowhere']*8, ['a', 'b', 'c']*20, 0, False), ['d', 'e', 'f', 'g']*6
-    new = some(q, q, -2, True)
-    finder = SimpleNamespace(gallery=SimpleNamespace(head=head, calibration=fit_calibration(held.logits, held.labels, held.gallery_labels)))
-    got = train._foretold(finder, new, held, True, 1)
-    prior, known = finder.gallery.calibration.prior, held.rows(held.known)
-    pairs = lambda o: (o.logits, o.labels, o.gallery_labels)
-    expected = fit_calibration(*pairs(known), prior, beside=pairs(new))
-    assert np.allclose([head.temperature.item(), head.prior_shift.item(), head.prior.item()], expected, atol=1e-3)
-    error = lambda p, o: calibration_error(p, o.labels, o.gallery_labels, prior=prior)
-    assert got['new_labels_calibration_error'] == error(cross_calibrated(*pairs(new), prior, folds=4, seed=1, by='label', own=new.own, beside=pairs(known)), new)
-    p, part = np.empty(known.logits.shape), np.random.default_rng(1).permutation(len(known.files)) % 2
-    for k in (0, 1): # without the images that are asked, which are among those of the labels left out as well
-        z = new.logits.copy()
-        for i, f in enumerate(new.files):
-            if f in {o for o, w in zip(known.files, part) if w == k}: z[i], z[:, i] = -np.inf, -np.inf
-        rest = known.rows(part != k)
-        p[part == k] = fit_calibration(*pairs(rest), prior, beside=(z, q, q)).probability(known.logits[part == k])
-    assert got['calibration_error'] == error(p, known) != error(cross_calibrated(*pairs(known), prior, seed=1, beside=pairs(new)), known)
-    alone = train._foretold(finder, new, held._replace(labels=['nowhere']*32), True, 1) # nothing to fit to
-    assert 'calibration_error' not in alone and np.allclose(head.temperature.item(), fit_calibration(*pairs(new), prior).temperature, atol=1e-3)
-
-
 def test_what_is_said_of_new_images_arrives(monkeypatch, doodles):
     "From `train_finder` to `fit_head`, with blocks that learn or without, and to the trainings without some labels"
     from similarity_finder import train
@@ -122,3 +86,18 @@ def test_what_is_said_of_new_images_arrives(monkeypatch, doodles):
     monkeypatch.setattr(train, '_fit_last', lambda *args: None)
     with pytest.raises(AttributeError): train.train_finder(doodles, arch=mobilenet_v2, size=32, epochs=1, bs=8, n_hidden=8, num_workers=0, progress=False, new_labels=2, both_new=1.5)
     assert got[2:] == [1.5]
+
+
+def test_the_command_passes_on_what_it_is_told(monkeypatch, doodles, tmp_path):
+    from similarity_finder import train
+    from similarity_finder.cli import app
+    from typer.testing import CliRunner
+    got = {}
+    def stop(files, how, *args, **kwargs):
+        got.update(kwargs)
+        raise ValueError('enough')
+    monkeypatch.setattr(train, 'train_finder', stop)
+    for f in doodles[:2]: (tmp_path/f.name).write_bytes(f.read_bytes())
+    done = CliRunner().invoke(app, ['train', str(tmp_path), '--out', str(tmp_path/'finder'), '--mix', '0.5', '--both-new', '2', '--new-labels', '3', '--blocks', '1', '--seed', '7'])
+    assert done.exit_code == 1 and 'enough' in done.output
+    assert {k: got[k] for k in ('mix', 'both_new', 'new_labels', 'blocks', 'seed')} == dict(mix=0.5, both_new=2., new_labels=3, blocks=1, seed=7)

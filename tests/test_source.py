@@ -115,6 +115,18 @@ def test_head_alone_lets_vote_too(files, learners, monkeypatch, capsys):
     torch.testing.assert_close(votes.mean(0), head.source_mean, atol=1e-5, rtol=1e-3)
 
 
+def test_where_nothing_tells_what_is_new_it_is_said(learners, monkeypatch):
+    slearn = copy.deepcopy(learners[1])
+    with pytest.raises(ValueError, match='both_new takes votes that count more on new images'): slearn.fit_head(1, 1e-3, both_new=3., vote=0.2)
+    with pytest.raises(ValueError, match='both_new, what two new images have'): slearn.fit_head(1, 1e-3, both_new=-1.)
+    for name, value, said in (('_helpful', lambda *args, **kwargs: False, 'no source classes vote'), ('_known', lambda *args, **kwargs: None, 'do not tell new images')):
+        with monkeypatch.context() as m, slearn.no_bar(), slearn.no_logging():
+            m.setattr(siamese, '_helpful', lambda *args, **kwargs: True)
+            m.setattr(siamese, name, value)
+            with pytest.warns(UserWarning, match=said): slearn.fit_head(1, 1e-3, both_new=3.)
+        assert not slearn.model.head.shares_novelty
+
+
 @pytest.mark.parametrize('both', [0., 3.])
 def test_new_images_are_told_by_votes(files, learners, tmp_path, monkeypatch, both):
     "The votes' share differs from image to image, and what is searched, saved and explained is one and the same"
