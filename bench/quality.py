@@ -63,7 +63,7 @@ methods |= {f'{name}, 24 epochs, mixed': dict(methods[f'{name}, 24 epochs'], mix
 methods |= {f'{name}, 24 epochs, held 0.2': dict(methods[f'{name}, 24 epochs'], lr_enc=8e-4, lwf=0.2, vote=0.15) for name in ('default', 'SupCon', 'MultiSimilarity')}
 methods |= {f'{name}, 24 epochs, kept': dict(methods[f'{name}, 24 epochs, held 0.2'], lwf=0.1, mix=0.8, vote=(0.1, 0.3), own=False) for name in ('default', 'SupCon', 'MultiSimilarity')} # on what is new the blocks as they were vote, and weigh more
 methods |= {f'default, 24 epochs, kept, mixed {m}': dict(methods['default, 24 epochs, kept'], mix=m) for m in (0.3, 0.5)} # taken back further: for 'EfficientNet-Lite2'
-methods |= {'default, 24 epochs, kept, both new 3': dict(methods['default, 24 epochs, kept'], both=3.)} # two new images have that in common
+methods |= {'default, 24 epochs, kept, both new 3': dict(methods['default, 24 epochs, kept'], both=3.), 'default, 24 epochs, kept, mixed 0.5, both new 3': dict(methods['default, 24 epochs, kept'], mix=0.5, both=3.)} # two new images have that in common
 methods |= {'default, 72 epochs, kept': dict(methods['default, 24 epochs, kept'], epochs=72)}
 methods |= {'default, 24 epochs, held 0.3': dict(methods['default, 24 epochs, held 0.2'], lwf=0.3), 'default, 24 epochs, held': dict(methods['default, 24 epochs, held 0.2'], mix=0.8), 'raw features and votes': None}
 # trained as before, and searched with the neighbours in the gallery (`with_neighbours`)
