@@ -174,8 +174,10 @@ def main():
     warnings.simplefilter('ignore')
     labels, encoder, maps = photographs(a.weights, a.cache)
     caches = Caches(encoder, maps, a.cache)
-    if not a.out.exists(): a.out.write_text(','.join(['seed', 'mix', 'photographs', 'map@r'] if a.mix else ['seed', 'photographs', 'images', *header[3:]] if a.gallery else [*header[:4], 'queries', *header[4:]] if a.together else header)+'\n')
-    if (first := a.out.read_text().split('\n')[0].strip().split(',')) and len(first) != (4 if a.mix else 6 if not a.together else 7): raise SystemExit(f'{a.out} was written by another version: it has the columns {first}')
+    columns = ['seed', 'mix', 'photographs', 'map@r'] if a.mix else ['seed', 'photographs', 'images', *header[3:]] if a.gallery else [*header[:4], 'queries', *header[4:]] if a.together else header
+    if not a.out.exists(): a.out.write_text(','.join(columns)+'\n')
+    with open(a.out) as f:
+        if (there := next(csv.reader(f))) != columns: raise SystemExit(f'{a.out} was written by another version: its columns are {there}, not {columns}')
     def note(rows):
         with open(a.out, 'a', newline='') as f: csv.writer(f).writerows(rows)
         print(*rows, sep='\n', flush=True)

@@ -80,13 +80,14 @@ def fit_calibration(
     "Temperature and shift by maximum likelihood"
     from scipy.optimize import minimize
     sets = [_pairs(logits, labels, gallery_labels, weights)] + ([] if beside is None else [_pairs(*beside)])
-    counts = [(w[y].sum(),w[~y].sum()) for _,y,w in sets] # of same and of different pairs
-    if prior is None: prior = counts[0][0]/sum(counts[0])
-    _check_prior(prior)
-    few = min(y.sum() for _,y,_ in sets) # each set counts the same, however small
+    few,parts = min(y.sum() for _,y,_ in sets),[]
     if few < 20: warnings.warn(f'calibrated with {few} pairs of the same class: take the percentages as rough, or calibrate with more images', stacklevel=2)
-    w,target = (np.concatenate(o) for o in zip(*((w*np.where(y, prior/n, (1-prior)/m)/len(sets), np.where(y, (n+1)/(n+2), 1/(m+2))) for (_,y,w),(n,m) in zip(sets, counts))))
-    z = np.concatenate([z for z,*_ in sets])
+    for z,y,w in sets: # each counts the same, however small
+        n,m = w[y].sum(),w[~y].sum()
+        if prior is None: prior = n/(n+m) # of the first
+        _check_prior(prior)
+        parts.append((z, w*np.where(y, prior/n, (1-prior)/m)/len(sets), np.where(y, (n+1)/(n+2), 1/(m+2))))
+    z,w,target = map(np.concatenate, zip(*parts))
     scale,middle = z.std() or 1.,z.mean()
     x = (z-middle)/scale
     def loss(ab): # cross-entropy and its gradient

@@ -385,7 +385,9 @@ def calibrate_head(
     with warnings.catch_warnings():
         if known.inside: warnings.filterwarnings('ignore', 'calibrated with') # it counts such pairs twice
         new = fit_calibration(known.logits, *pair, prior=prior, beside=also)
-    if known.inside and (n := min([known.same.sum() - _mirrored(known)] + ([] if beside is None else [beside.same.sum()]))) < 20: warnings.warn(f'calibrated with {n} pairs of the same class, asked from either side: take the percentages as rough, or calibrate with more images', stacklevel=2)
+    few = known.same.sum() - _mirrored(known) if known.inside else np.inf # of others fit_calibration has warned
+    if known.inside and beside is not None: few = min(few, beside.same.sum())
+    if few < 20: warnings.warn(f'calibrated with {few} pairs of the same class, asked from either side: take the percentages as rough, or calibrate with more images', stacklevel=2)
     def unseen(folds, by, **kwargs): # the error of what has no part in the fit
         with warnings.catch_warnings():
             warnings.simplefilter('ignore') # the fit to all has said what there is to say

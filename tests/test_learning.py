@@ -79,13 +79,13 @@ def test_what_is_said_of_new_images_arrives(monkeypatch, doodles):
     monkeypatch.setattr(train, 'classifier_learner', lambda dls, arch, pretrained, *args, **kwargs: classifier_learner(dls, arch, False, None, **kwargs))
     from similarity_finder.classifier import classifier_learner
     from torchvision.models import mobilenet_v2
+    small = dict(arch=mobilenet_v2, size=32, epochs=1, bs=8, n_hidden=8, num_workers=0, progress=False)
     for blocks in (0, 2):
-        with pytest.raises(Enough): train.train_finder(doodles, arch=mobilenet_v2, size=32, epochs=1, bs=8, n_hidden=8, num_workers=0, progress=False, blocks=blocks, both_new=2.5)
-    assert got == [2.5, 2.5]
-    monkeypatch.setattr(train, 'score_new_labels', lambda *args, **kwargs: got.append(kwargs['both_new']))
+        with pytest.raises(Enough): train.train_finder(doodles, blocks=blocks, both_new=2.5, **small)
     monkeypatch.setattr(train, '_fit_last', lambda *args: None)
-    with pytest.raises(AttributeError): train.train_finder(doodles, arch=mobilenet_v2, size=32, epochs=1, bs=8, n_hidden=8, num_workers=0, progress=False, new_labels=2, both_new=1.5)
-    assert got[2:] == [1.5]
+    monkeypatch.setattr(train, 'score_new_labels', stop)
+    with pytest.raises(Enough): train.train_finder(doodles, new_labels=2, both_new=1.5, **small)
+    assert got == [2.5, 2.5, 1.5]
 
 
 def test_the_command_passes_on_what_it_is_told(monkeypatch, doodles, tmp_path):
