@@ -324,8 +324,8 @@ def train(p, caches, **cfg):
             return z if both or not c['both'] else z - head.alpha*(vec.e[q,nf+head.n_source:] @ vec.e[g,nf+head.n_source:].T)
     info = dict(seconds=seconds, images=c['epochs']*(len(tr)//bs*bs) + (x.shape[0]*x.shape[1] if c['mix'] < 1 else 0), kept=kept)
     if classify:
-        with torch.no_grad(): told_by = net.head(A.float()).softmax(1)
-        info |= dict(predicted=np.array(sorted(set(p.labels[p.train])))[told_by.argmax(1).numpy()], sure=told_by.amax(1).numpy())
+        with torch.no_grad(): logits = net.head(A.float())
+        info |= dict(predicted=np.array(sorted(set(p.labels[p.train])))[logits.argmax(1).numpy()], sure=logits.softmax(1).amax(1).numpy(), logits=logits)
     return scored, net, info
 
 

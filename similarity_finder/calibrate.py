@@ -99,6 +99,23 @@ def fit_calibration(
     return Calibration(float(scale/slope), float(shift - slope*middle/scale), float(prior))
 
 # %% ../nbs/06_calibrate.ipynb #5476044e
+_parted = {'query': 'queries', 'label': 'labels'}
+
+def _parts(logits, labels, gallery_labels, folds, seed, by, own):
+    "For each part: which queries are of it (Q,), the logits that a fit without it sees, and the codes of the queries or labels in it"
+    if by not in _parted: raise ValueError(f"by is 'query' or 'label', not {by!r}")
+    if by == 'label' and gallery_labels is None: raise ValueError("by='label' needs the labels of the queries and of the gallery, not which pairs are the same")
+    of_query,of_gallery = (np.arange(len(logits)),None) if by == 'query' else _codes(labels, gallery_labels)
+    n = len(np.unique(of_query)) # codes of labels start with those of the queries
+    if not 2 <= folds <= n: raise ValueError(f'{n} {_parted[by]} cannot be parted in {folds}')
+    rank = np.random.default_rng(seed).permutation(n)
+    if by == 'label': rank = (rank + n*~np.isin(np.arange(n), of_gallery)).argsort().argsort() # those that the gallery has are spread over all parts
+    for k in range(folds):
+        left_out = np.flatnonzero(rank % folds == k)
+        asked = np.isin(of_query, left_out)
+        hidden = np.isin(of_gallery, left_out) if by == 'label' else np.isin(np.arange(logits.shape[-1]), [] if own is None else np.asarray(own)[asked])
+        yield asked,np.where(hidden, -np.inf, logits),left_out
+
 def cross_calibrated(
     logits, # (Q, G); minus infinity leaves a pair out
     labels, # Q labels; or which pairs are the same, (Q, G)
@@ -111,24 +128,13 @@ def cross_calibrated(
     beside=None # other pairs that have a part in every fit, as in `fit_calibration`; by label, without images of the labels that are left out
 )->np.ndarray: # (Q, G), P(same); minus infinity stays
     "Probabilities of each query from a calibration that has not seen it, or not its label"
-    if by not in ('query','label'): raise ValueError(f"by is 'query' or 'label', not {by!r}")
-    if by == 'label' and gallery_labels is None: raise ValueError("by='label' needs the labels of the queries and of the gallery, not which pairs are the same")
-    z,what = _array(logits),'queries' if by == 'query' else 'labels'
-    of_query,of_gallery,*of_beside = (np.arange(len(z)),None) if by == 'query' else _codes(labels, gallery_labels, *(() if beside is None else beside[1:]))
-    n = len(np.unique(of_query)) # codes of labels start with those of the queries
-    if not 2 <= folds <= n: raise ValueError(f'{n} {what} cannot be parted in {folds}')
-    rank,out = np.random.default_rng(seed).permutation(n),np.empty(z.shape)
-    if by == 'label':
-        rank = (rank + n*~np.isin(np.arange(n), of_gallery)).argsort().argsort() # those that the gallery has are spread over all parts
+    z = _array(logits)
+    out,of_beside = np.empty(z.shape),_codes(labels, gallery_labels, *beside[1:])[2:] if by == 'label' and beside is not None else None
     if prior is None and (by == 'label' or own is not None): _,same,different = _rows(z, labels, gallery_labels); prior = same.sum()/(same.sum()+different.sum()) # without a part of the gallery there is another share
-    for k in range(folds):
-        left_out = np.flatnonzero(rank % folds == k)
-        asked = np.isin(of_query, left_out)
-        hidden = np.isin(of_gallery, left_out) if by == 'label' else np.isin(np.arange(z.shape[-1]), [] if own is None else np.asarray(own)[asked])
-        seen = np.where(hidden, -np.inf, z)
-        also = beside if not of_beside else (np.where(np.isin(of_beside[0], left_out)[:,None] | np.isin(of_beside[1], left_out), -np.inf, _array(beside[0])),*beside[1:])
+    for asked,seen,left_out in _parts(z, labels, gallery_labels, folds, seed, by, own):
+        also = beside if of_beside is None else (np.where(np.isin(of_beside[0], left_out)[:,None] | np.isin(of_beside[1], left_out), -np.inf, _array(beside[0])),*beside[1:])
         try: out[asked] = fit_calibration(seen, labels, gallery_labels, prior, ~asked, also).probability(z[asked])
-        except ValueError as e: raise ValueError(f'without one of {folds} parts of the {what}: {e}') from e
+        except ValueError as e: raise ValueError(f'without one of {folds} parts of the {_parted[by]}: {e}') from e
     return out
 
 # %% ../nbs/06_calibrate.ipynb #218f9665

@@ -25,6 +25,7 @@ from .calibrate import Calibration,cross_calibrated,fit_calibration,head_calibra
 from .classifier import Classifier,evaluating
 from .data import ImageError,ask_each,each_once,report_skipped
 from .gallery import Gallery
+from .identify import fit_label_temperature,label_probabilities
 from .metrics import (Interval,_codes,accuracy_at,bootstrap,brier_score,calibration_error,equal_error_rate,filter_misses,map_at_r,none_rate,
                                        recall_at_k,reliability,reliability_diagram,roc_auc)
 
@@ -140,6 +141,9 @@ evaluation_measures = { # name -> what it says
     'recall@1_by_label': 'the best match is of the right class, every class weighing the same',
     'map@r_by_label': 'the order of all images of the right class, every class weighing the same',
     'best_promised': 'mean P(same) of the best match: compare with recall@1',
+    'identified': 'the most probable label is the right one',
+    'identified_promised': 'mean probability of that label: compare with identified',
+    'identified_error': 'the probability of that label against how often it is right',
     'filter_misses': "the classifier's class hides every right image from predict",
     'unknown_promised': 'mean P(same) of the best match where the class is not there',
     'wrongly_none': 'no match reaches the threshold though the class is there',
@@ -184,6 +188,7 @@ def measure_table(
     predicted=None, # for each query the class that a classifier says, for `filter_misses`
     threshold:float=0.5, # a match with a lower P(same) is not shown
     ks=(1,5,10), # the k of recall@k, or one; those above the size of the gallery are left out
+    label_temperature:float|None=None, # of `label_probabilities`; None: what `identify` says is not measured
     **kwargs # further arguments of `bootstrap`
 )->pd.DataFrame: # value, low, high, about; a row a measure
     "All measures with their confidence intervals"
@@ -199,6 +204,10 @@ def measure_table(
         each = label_table(known, calibration)
         rows |= {f'{k}_by_label': boot(_mean, each[k].to_numpy()) for k in ('recall@1','map@r')}
     rows['best_promised'] = boot(_mean, p.max(1))
+    if label_temperature is not None and len({l for l in known.gallery_labels if l is not None}) > 1:
+        names,each = label_probabilities(known.logits, known.gallery_labels, label_temperature)
+        right,promised = np.array([names[i] == l for i,l in zip(each.argmax(1), known.labels)]),each.max(1)
+        rows |= dict(identified=boot(_mean, right), identified_promised=boot(_mean, promised), identified_error=boot(calibration_error, promised, right))
     if predicted is not None: rows['filter_misses'] = boot(filter_misses, [predicted[i] for i in np.flatnonzero(scored.known)], *pair)
     rows['wrongly_none'] = boot(none_rate, p, threshold=threshold)
     if not scored.known.all():
@@ -287,7 +296,7 @@ def evaluate(
     how,calibration = dict(draws=draws, level=level, seed=seed),gallery.calibration
     try: predicted = None if classifier is None else _predicted(Classifier.of(classifier), scored.files, bs)
     except ImageError as e: predicted = warnings.warn(f'the class filter of predict is not measured: {e}') # gone since it was encoded
-    return Evaluation(measure_table(scored, calibration, predicted, threshold, ks, **how), scored, calibration, threshold, **how)
+    return Evaluation(measure_table(scored, calibration, predicted, threshold, ks, gallery.label_temperature, **how), scored, calibration, threshold, **how)
 
 # %% ../nbs/05_evaluate.ipynb #c67d50cf
 def _retrieval(ax, table):
@@ -399,6 +408,11 @@ def calibrate_head(
     store_calibration(new, head)
     return Calibrated(new, before, after, other_labels)
 
+def _fitted_label_temperature(scored, calibration):
+    "The temperature of labels, or None if there is nothing to tell apart"
+    try: return fit_label_temperature(scored.logits, scored.labels, scored.gallery_labels, calibration.temperature)
+    except ValueError: return None
+
 def calibrate_gallery(
     gallery:Gallery, # that the queries were compared with
     scored:Scored, # from `score_queries`
@@ -406,9 +420,15 @@ def calibrate_gallery(
     seed:int=42, # as in `calibrate_head`
     **kwargs # further arguments of `calibrate_head`
 )->Calibrated: # of what the search goes by
-    "Calibrate what a gallery's search says; if it goes by neighbours, what is said of pairs by themselves as well"
+    "Calibrate what a gallery's search says of pairs and of labels; if it goes by neighbours, what is said without them as well"
     _check_scored(gallery, scored)
-    if scored.pairs is None: return calibrate_head(gallery.head, scored, prior, seed, **kwargs)
-    if kwargs.get('beside') is not None: raise ValueError('a search with neighbours is fitted to its own queries alone: leave out beside, or turn the neighbours off')
-    calibrate_head(gallery.head, scored._replace(logits=np.where(scored.logits > -np.inf, scored.pairs, -np.inf), pairs=None), prior, seed, **(kwargs | dict(draws=1, label_folds=0)))
-    return calibrate_head(gallery.expansion, scored._replace(logits=_searched(gallery, scored.files, scored.pairs)), prior, seed, **kwargs) # neighbours count by what pairs mean now
+    expanded = scored.pairs is not None
+    if expanded and kwargs.get('beside') is not None: raise ValueError('a search with neighbours is fitted to its own queries alone: leave out beside, or turn the neighbours off')
+    alone = scored._replace(logits=np.where(scored.logits > -np.inf, scored.pairs, -np.inf), pairs=None) if expanded else scored
+    done = calibrate_head(gallery.head, alone, prior, seed, **(kwargs | (dict(draws=1, label_folds=0) if expanded else {})))
+    gallery.fitted_label_temperature = _fitted_label_temperature(alone, done.calibration)
+    if not expanded: return done
+    scored = scored._replace(logits=_searched(gallery, scored.files, scored.pairs)) # neighbours count by what pairs mean now
+    done = calibrate_head(gallery.expansion, scored, prior, seed, **kwargs)
+    gallery.expansion.fitted_label_temperature = _fitted_label_temperature(scored, done.calibration)
+    return done

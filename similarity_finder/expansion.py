@@ -88,7 +88,7 @@ class Expansion:
         k:int, # neighbours that count, at least 1
         head # whose calibration to start from, a `PairHead`
     ):
-        self.k,self.near,self._paths = k,None,None
+        self.k,self.near,self._paths,self.fitted_label_temperature = k,None,None,None
         for o in ('temperature','prior_shift','prior'): setattr(self, o, getattr(head, o).detach().float().cpu().clone()) # as a head has them, for `head_calibration`
 
     def neighbours(self,

@@ -162,13 +162,14 @@ def _save_expansion(path, gallery):
     sha = _digest(content)
     fname = f'neighbours-{sha[:12]}.safetensors'
     if not (path/fname).exists(): _write(path/fname, content)
-    return dict(k=e.k, calibration=head_calibration(e)._asdict(), weights=fname, sha256=sha, of=_state(gallery))
+    return dict(k=e.k, calibration=head_calibration(e)._asdict(), label_temperature=e.fitted_label_temperature, weights=fname, sha256=sha, of=_state(gallery))
 
 def _load_expansion(path, d, gallery):
     "Neighbours as they were saved; if the gallery has changed since, the first search looks for them"
     from safetensors.torch import load
     gallery.expand(d['k'])
     store_calibration(Calibration(**d['calibration']), gallery.expansion)
+    gallery.expansion.fitted_label_temperature = d.get('label_temperature')
     if d['of'] != _state(gallery): return
     try: content = (path/d['weights']).read_bytes()
     except OSError: return # they can be found again
@@ -185,7 +186,7 @@ def save_finder(
     if path.exists() and not path.is_dir(): raise StoreError(f'{path} is a file, not a folder')
     path.mkdir(parents=True, exist_ok=True)
     gallery.check()
-    d = dict(format='similarity_finder', format_version=1, version=__version__, fingerprint=gallery.fingerprint, labels=describe_labels(gallery.label_func), info=info or {})
+    d = dict(format='similarity_finder', format_version=1, version=__version__, fingerprint=gallery.fingerprint, labels=describe_labels(gallery.label_func), label_temperature=gallery.fitted_label_temperature, info=info or {})
     d['siamese'] = dict(encoder=describe_encoder(encoder.model.encoder), head=describe_head(encoder.head), preprocess=encoder.prep.to_dict())
     d['siamese'] |= _save_weights(path, 'siamese', encoder.model)
     make = lambda m: None if not describe_encoder(m)['arch'].startswith('custom') else lambda: copy.deepcopy(m.trained if isinstance(m, KeptBlocks) else m)
@@ -246,5 +247,6 @@ def load_finder(
     pair = PairEncoder(_load_weights(path, s, lambda: _build_siamese(s, encoder)).to(device), Preprocess.from_dict(s['preprocess'], device))
     classifier = c and Classifier(_load_weights(path, c, lambda: _build_classifier(c, encoder)).to(device), c['vocab'], Preprocess.from_dict(c['preprocess'], device))
     gallery = Gallery.open(path/'gallery', pair, build_labels(d['labels']), d['gallery'], memory)
+    gallery.fitted_label_temperature = d.get('label_temperature') # finders that are older have none
     if d.get('expansion'): _load_expansion(path, d['expansion'], gallery)
     return classifier,gallery
