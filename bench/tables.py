@@ -28,6 +28,7 @@ measured.loc[_drawn, 'method'] = measured.method[_drawn].map(lambda o: ours if o
 quality = measured[_drawn | ((measured.dataset == 'third') & measured.method.isin(names))]
 better = measured[measured.dataset == 'EfficientNet-Lite2'] # an encoder that knew more
 left_out, in_gallery, in_both = (pd.read_csv(here/f'new_labels{o}.csv') for o in ('', '_gallery', '_together')) # percentages for labels that were not learned: without an image of them, with those in the gallery, and where the gallery has learned labels as well
+identified, identified_shapes = (pd.read_csv(here/f'identify{o}.csv') for o in ('', '_shapes')) # how sure the first image and the label are
 fresh = measured[measured.dataset == 'fresh'] # splits that nothing was measured on before the recipe was as it is
 
 
@@ -108,6 +109,17 @@ def fitted_in_gallery(photographs, seeds=(3, 11)):
     "The same where the gallery has labelled images of them, so many of each (a string: a number, or 'half')"
     q = in_gallery[(in_gallery.photographs == photographs) & in_gallery.seed.between(*seeds)]
     return q.pivot(index='seed', columns=['images', 'fitted to', 'measure'], values='value')
+
+
+answers = {'first image, as a pair': 'first image, P(same)', 'first image, its label': 'first image, P(its label)', 'most probable label': 'most probable label, P(label)'}
+asked = {'known': ('Known breeds', 'half'), 'new': ('New breeds', 'all other breeds'), 'known, even': ('Known breeds, evenly', 'half'), 'new, even': ('New breeds, evenly', 'all other breeds'), 'together, learned': ('Together, learned breeds', 'learned'), 'together, new': ('Together, new breeds', 'learned'),
+         'together, even, learned': ('Together, evenly, learned breeds', 'learned'), 'together, even, new': ('Together, evenly, new breeds', 'learned'), 'characters': ('New characters', 'half')} # and what their probabilities were fitted to
+
+
+def answered(protocol, said, method=ours, fit=None, of=identified):
+    "What is said of single answers: a row for each run, a column for each measure"
+    q = of[(of.protocol == protocol) & (of.said == said) & (of.method == ('default' if protocol == 'characters' else method)) & (of.fit == (fit or asked[protocol][1]))]
+    return q.pivot(index=['dataset', 'seed'], columns='measure', values='value')
 
 
 def standing(protocol, measure, more=(), of=quality):

@@ -101,10 +101,12 @@ def fit_calibration(
 # %% ../nbs/06_calibrate.ipynb #5476044e
 _parted = {'query': 'queries', 'label': 'labels'}
 
-def _parts(logits, labels, gallery_labels, folds, seed, by, own):
-    "For each part: which queries are of it (Q,), the logits that a fit without it sees, and the codes of the queries or labels in it"
+def _check_by(by, gallery_labels):
     if by not in _parted: raise ValueError(f"by is 'query' or 'label', not {by!r}")
     if by == 'label' and gallery_labels is None: raise ValueError("by='label' needs the labels of the queries and of the gallery, not which pairs are the same")
+
+def _parts(logits, labels, gallery_labels, folds, seed, by, own):
+    "For each part: which queries are of it (Q,), the logits that a fit without it sees, and the codes of the queries or labels in it"
     of_query,of_gallery = (np.arange(len(logits)),None) if by == 'query' else _codes(labels, gallery_labels)
     n = len(np.unique(of_query)) # codes of labels start with those of the queries
     if not 2 <= folds <= n: raise ValueError(f'{n} {_parted[by]} cannot be parted in {folds}')
@@ -128,6 +130,7 @@ def cross_calibrated(
     beside=None # other pairs that have a part in every fit, as in `fit_calibration`; by label, without images of the labels that are left out
 )->np.ndarray: # (Q, G), P(same); minus infinity stays
     "Probabilities of each query from a calibration that has not seen it, or not its label"
+    _check_by(by, gallery_labels)
     z = _array(logits)
     out,of_beside = np.empty(z.shape),_codes(labels, gallery_labels, *beside[1:])[2:] if by == 'label' and beside is not None else None
     if prior is None and (by == 'label' or own is not None): _,same,different = _rows(z, labels, gallery_labels); prior = same.sum()/(same.sum()+different.sum()) # without a part of the gallery there is another share

@@ -137,7 +137,7 @@ def identify(
     picture:Annotated[Path|None, typer.Option(help='Picture to write (default: similarity-finder-labels.png, or none with --json).')]=None,
     no_picture:NoPicture=False, on_disk:OnDisk=False, workers:Workers=None, strict:Strict=False, as_json:Json=False,
 ):
-    "Say which label of the gallery an image has, and how sure that is."
+    "Say which label an image has, and how sure that is, if it is one of those in the gallery; in brackets P(same) with the most similar image of that label."
     with report(as_json) as answer:
         from similarity_finder.finder import SimilarityFinder
         files = images_of(queries)
@@ -145,7 +145,7 @@ def identify(
         told = found.identify(files, k, labels or None, min_probability=min_probability, num_workers=workers, on_error='raise' if strict else 'skip')
         answer['json'] = [dict(query=str(o.query), **({} if o.error is None else {'error': o.error.reason}), label=o.label, probability=o.probability,
                                labels=[dict(label=c.label, probability=c.probability, images=c.images, best=dict(file=str(c.file), probability=c.match.probability)) for c in o]) for o in told]
-        answer['text'] = '\n'.join(f'{o.query}\n' + ('\n'.join(f'  {c.probability:7.2%}  {c.label:20} {c.file}' for c in o) or f'  {o.none}') for o in told)
+        answer['text'] = '\n'.join(f'{o.query}\n' + ('\n'.join(f'  {c.probability:7.2%}  {c.label:20} (pair {c.pair:.2%})  {c.file}' for c in o) or f'  {o.none}') for o in told)
         _picture(answer, picture_of(picture, no_picture, as_json, 'similarity-finder-labels.png'), told, found)
 
 # %% ../nbs/07_cli.ipynb #baaba11b

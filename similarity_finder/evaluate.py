@@ -25,7 +25,7 @@ from .calibrate import Calibration,cross_calibrated,fit_calibration,head_calibra
 from .classifier import Classifier,evaluating
 from .data import ImageError,ask_each,each_once,report_skipped
 from .gallery import Gallery
-from .identify import fit_label_temperature,label_probabilities
+from .identify import Among,fit_label_temperature,label_probabilities
 from .metrics import (Interval,_codes,accuracy_at,bootstrap,brier_score,calibration_error,equal_error_rate,filter_misses,map_at_r,none_rate,
                                        recall_at_k,reliability,reliability_diagram,roc_auc)
 
@@ -39,6 +39,7 @@ class Scored(NamedTuple):
     skipped:list # (file, reason) of queries that could not be used
     pairs:np.ndarray|None=None # (Q, G), logits of all pairs by themselves, where the search goes by neighbours as well
     own:np.ndarray|None=None # (Q,), the place of each query in the gallery, -1 where it is not in it; None: none is
+    among:Among|None=None # what the gallery's images of each label have with one another, for `identify`
 
     @property
     def inside(self): return self.own is not None and (self.own >= 0).any() # bool, whether any query is in the gallery
@@ -105,7 +106,7 @@ def _check_labels(gallery):
 def _compared(gallery, files, labels, vectors, skipped, progress):
     scores = gallery.scores(vectors).double().numpy()
     own = np.array([-1 if (i := gallery.index(f)) is None else i for f in files])
-    return Scored(files, labels, _searched(gallery, files, scores, progress), list(gallery.labels), skipped, None if gallery.expansion is None else scores, own)
+    return Scored(files, labels, _searched(gallery, files, scores, progress), list(gallery.labels), skipped, None if gallery.expansion is None else scores, own, gallery.among())
 
 _most_pairs = 20_000_000 # with some hundred bytes for each while measures are taken
 
@@ -205,7 +206,7 @@ def measure_table(
         rows |= {f'{k}_by_label': boot(_mean, each[k].to_numpy()) for k in ('recall@1','map@r')}
     rows['best_promised'] = boot(_mean, p.max(1))
     if label_temperature is not None and len({l for l in known.gallery_labels if l is not None}) > 1:
-        names,each = label_probabilities(known.logits, known.gallery_labels, label_temperature)
+        names,each = label_probabilities(known.logits, known.gallery_labels, label_temperature, known.among, known.own)
         right,promised = np.array([names[i] == l for i,l in zip(each.argmax(1), known.labels)]),each.max(1)
         rows |= dict(identified=boot(_mean, right), identified_promised=boot(_mean, promised), identified_error=boot(calibration_error, promised, right))
     if predicted is not None: rows['filter_misses'] = boot(filter_misses, [predicted[i] for i in np.flatnonzero(scored.known)], *pair)
@@ -410,7 +411,7 @@ def calibrate_head(
 
 def _fitted_label_temperature(scored, calibration):
     "The temperature of labels, or None if there is nothing to tell apart"
-    try: return fit_label_temperature(scored.logits, scored.labels, scored.gallery_labels, calibration.temperature)
+    try: return fit_label_temperature(scored.logits, scored.labels, scored.gallery_labels, calibration.temperature, scored.among, scored.own)
     except ValueError: return None
 
 def calibrate_gallery(
@@ -420,7 +421,7 @@ def calibrate_gallery(
     seed:int=42, # as in `calibrate_head`
     **kwargs # further arguments of `calibrate_head`
 )->Calibrated: # of what the search goes by
-    "Calibrate what a gallery's search says of pairs and of labels; if it goes by neighbours, what is said without them as well"
+    "Calibrate what a gallery's search says of pairs (kept in its head) and of labels (kept in the gallery, and with its finder); if it goes by neighbours, what is said without them as well"
     _check_scored(gallery, scored)
     expanded = scored.pairs is not None
     if expanded and kwargs.get('beside') is not None: raise ValueError('a search with neighbours is fitted to its own queries alone: leave out beside, or turn the neighbours off')

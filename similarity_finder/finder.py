@@ -28,7 +28,7 @@ from .data import ImageError,label_func,open_image,report_skipped
 from .encode import PairEncoder
 from .explanation import Explanation,explain_pair,save_figure
 from .evaluate import Calibrated,Evaluation,calibrate_gallery,evaluate,score_gallery,score_queries
-from .gallery import Gallery,Match,_listed
+from .gallery import Candidate,Gallery,Match,_listed,percent
 from .head import PairVectors
 from .pairs import SiameseImage
 from .store import load_finder,save_finder
@@ -138,8 +138,7 @@ class Matches(list):
         for ax,m in zip(axs[1:], self):
             try: show_image(open_image(m.file), ctx=ax)
             except ImageError as e: ax.text(0.5, 0.5, e.reason, ha='center', va='center', wrap=True, fontsize=7); ax.axis('off') # gone since it was encoded
-            alone = '' if m.pair is None else f' (pair {m.pair:.1%})'
-            ax.set_title(f'{m.probability:.1%}{alone}\n{m.label or m.file.name}', fontsize=7)
+            ax.set_title(f'{percent(m)}\n{m.label or m.file.name}', fontsize=7)
         return axs
     def save(self,
         fname, # picture to write; its extension says which kind
@@ -217,15 +216,15 @@ def _within(self:SimilarityFinder, fns, k, labels, mass, exclude, progress, on_e
 # %% ../nbs/05_finder.ipynb #6cf38fc0
 class Identification(Matches):
     "`Candidate`s of one query, the most probable label first; draws itself in a notebook"
-    def __init__(self, query, candidates, k=None, min_probability=None, error=None):
-        super().__init__(query, sorted((c.match for c in candidates), key=lambda m: -m.logit), None, error)
-        self.min_probability = min_probability
-        self[:] = candidates[:k] if self.best and (min_probability is None or self.best.probability >= min_probability) else []
+    def __init__(self, query, candidates, min_probability=None, error=None):
+        super().__init__(query, [], min_probability, error)
+        self.best = getattr(candidates, 'best', None) # the most similar image of all
+        if self.best and (min_probability is None or self.best.probability >= min_probability): self += candidates
     @property
     def label(self): return self[0].label if self else None # str, the most probable; None: none of these
     @property
     def probability(self): return self[0].probability if self else None # float, of that label, given that the gallery has the query's
-    def __repr__(self): return '\n'.join(f'{c.probability:7.2%}  {c.label}  (of {c.images}: {c.match.probability:.2%}  {c.file})' for c in self) or self.none
+    def __repr__(self): return '\n'.join(f'{c.probability:7.2%}  {c.label}  (pair {c.pair:.2%}, {c.images} images)  {c.file}' for c in self) or self.none
 
 @patch
 def identify(self:SimilarityFinder,
@@ -240,22 +239,22 @@ def identify(self:SimilarityFinder,
 )->Identification: # the most probable label first; for a list of queries a list of them, one each
     "Which label of the gallery a query has, and how sure that is"
     _check_asked(k, min_probability, 'labels')
-    def found(f, c): return Identification(f, [], k, min_probability, c) if isinstance(c, ImageError) else Identification(f, c, k, min_probability)
-    if isinstance(fn, (str, Path, Image.Image)): return found(fn, self.gallery.identify(fn, labels, exclude))
+    def found(f, c): return Identification(f, [], min_probability, c) if isinstance(c, ImageError) else Identification(f, c, min_probability)
+    if isinstance(fn, (str, Path, Image.Image)): return found(fn, self.gallery.identify(fn, k, labels, exclude))
     fns = list(fn)
-    return [found(f, c) for f,c in zip(fns, self.gallery.identify(fns, labels, exclude, num_workers, progress, on_error))]
+    return [found(f, c) for f,c in zip(fns, self.gallery.identify(fns, k, labels, exclude, num_workers, progress, on_error))]
 
 # %% ../nbs/05_finder.ipynb #4dd4c9b7
 @patch
 def explain(self:SimilarityFinder,
     fn, # an image file or an open image
-    match, # another; or a `Match`
+    match, # another; or a `Match` or `Candidate`
     method:str='exact', # how to make the maps: 'exact', 'fine' (finer, of the enlarged images), 'sharp' (down to pixels), 'expected' (what is missing as well, counted from 48 images of the gallery taken at random), or another key of `cam_methods` or `image_methods`
     against=None, # explain why `match` rather than these images (a file or a `Match`, or a list of them); 'typical': 16 other images of the gallery taken at random
     seed:int=42 # of the choice of images from the gallery
 )->Explanation:
     "Which parts of both images speak for \"same\", or for this match rather than others"
-    def file(o): return o.file if isinstance(o, Match) else o
+    def file(o): return o.file if isinstance(o, (Match, Candidate)) else o
     match = file(match)
     def others(): # of the gallery
         pair = {Path(o).resolve() for o in (fn, match) if isinstance(o, (str, Path))}
@@ -266,7 +265,7 @@ def explain(self:SimilarityFinder,
         some = random.Random(seed).sample(rest, min(16, len(rest)))
         against = _first(dict.fromkeys(some + random.Random(seed).sample(rest, len(rest))), 16, open_image)
     elif against is None: against = []
-    elif isinstance(against, (str, Path, Image.Image, Match)): against = [against]
+    elif isinstance(against, (str, Path, Image.Image, Match, Candidate)): against = [against]
     return explain_pair(self.encoder, fn, match, method, [file(o) for o in against], _background(self, others(), seed) if method in background_methods else None)
 
 def _first(files, n, read):

@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 
 from .cam import show_maps
 from .data import ImageError,LabelError,label_func,open_image
+from .gallery import percent
 
 # %% ../nbs/07_show.ipynb #4ce499ad
 def draw_matches(
@@ -32,7 +33,7 @@ def draw_matches(
         title = f'query\n{truth or _file_name(ms.query)}'
         if ms.error is None: _picture(row[0], ms.query, title, weight='bold')
         else: row[0].set_title(title, fontsize=7, weight='bold')
-        for ax,m in zip(row[1:], ms): _picture(ax, m.file, f'{m.probability:.1%}\n{m.label or m.file.name}', color='black' if truth in (None, m.label) else '#c1272d')
+        for ax,m in zip(row[1:], ms): _picture(ax, m.file, f'{percent(m)}\n{m.label or m.file.name}', color='black' if truth in (None, m.label) else '#c1272d')
         if not len(ms): _say(row[1], ms.none, 30*k)
     fig.tight_layout(pad=0.4)
     return _save(fig, fname)

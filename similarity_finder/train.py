@@ -26,10 +26,10 @@ from .augment import PatchErasing
 from .classifier import classifier_dls,classifier_learner,convnet,evaluating,patchnet
 from .data import label_func,usable_files
 from .doodle import doodle_home,doodle_label,doodle_pets
-from .evaluate import Scored,calibrate_gallery,calibrate_head,score_queries
+from .evaluate import Scored,_searched,calibrate_gallery,calibrate_head,score_queries
 from .finder import SimilarityFinder
 from .gallery import Gallery
-from .identify import cross_identified,fit_label_temperature
+from .identify import among,cross_identified,fit_label_temperature
 from .metrics import map_at_r,recall_at_k,roc_auc
 from .pairs import siamese_dls
 from .siamese import last_blocks,siamese_learner
@@ -138,15 +138,15 @@ def _measured(finder, files, calibrate, seed, num_workers, progress):
     if progress and said: print(said[-1].message)
     if done is None: return out
     errors = dict(calibration_error_before=done.before.value, calibration_error=done.after.value)
-    return out | _numbers(errors) | dict(prior=done.calibration.prior) | _identified(scored, seed)
+    return out | _numbers(errors) | dict(prior=done.calibration.prior) | _identified(finder.gallery, scored, seed)
 
-def _identified(scored, seed):
+def _identified(gallery, scored, seed):
     "How often the most probable label is right, and the mean of its probability, each half of the queries by what the other fitted"
-    try: names,p = cross_identified(scored.logits, scored.labels, scored.gallery_labels, seed=seed)
+    if scored.pairs is not None: scored = scored._replace(logits=_searched(gallery, scored.files, scored.pairs)) # as it is searched now that pairs are calibrated
+    scored = scored.rows(scored.known)
+    try: names,p = cross_identified(scored.logits, scored.labels, scored.gallery_labels, seed=seed, among=scored.among)
     except ValueError: return {} # a label alone, or too few
-    known = scored.known
-    right = np.array([names[i] == l for i,l in zip(p.argmax(1), scored.labels)])
-    return dict(identified=float(right[known].mean()), identified_promised=float(p.max(1)[known].mean()))
+    return dict(identified=float(np.mean([names[i] == l for i,l in zip(p.argmax(1), scored.labels)])), identified_promised=float(p.max(1).mean()))
 
 def _numbers(d): return {k: v for k,v in d.items() if v == v} # without those that are none
 
@@ -156,7 +156,7 @@ def _foretold(finder, scored, calibrate, seed):
     out = {f'new_labels_{k}': f(*pair) for k,f in (('pair_auc', roc_auc), ('recall@1', recall_at_k), ('map@r', map_at_r))}
     if not calibrate: return out
     done = calibrate_head(finder.gallery.head, scored, finder.gallery.calibration.prior, seed, draws=1)
-    finder.gallery.fitted_label_temperature = fit_label_temperature(*pair, done.calibration.temperature)
+    finder.gallery.fitted_label_temperature = fit_label_temperature(*pair, done.calibration.temperature, scored.among, scored.own)
     return out | _numbers(dict(new_labels_calibration_error_before=done.before.value, new_labels_calibration_error=done.other_labels.value))
 
 # %% ../nbs/07_train.ipynb #b75a5569
@@ -207,7 +207,7 @@ def score_new_labels(
     codes = np.array([code[g] for g in groups])
     together = block_diag(*(np.ones_like(z, dtype=bool) for _,z in done))
     logits = np.where(together & (codes[:,None] != codes[None]), block_diag(*(z for _,z in done)), -np.inf)
-    return Scored(asked, labels, logits, labels, skipped, own=np.arange(len(asked)))
+    return Scored(asked, labels, logits, labels, skipped, own=np.arange(len(asked)), among=among(logits, labels))
 
 # %% ../nbs/07_train.ipynb #cf6236ba
 def doodle_finder(
