@@ -114,6 +114,7 @@ def fitted_in_gallery(photographs, seeds=(3, 11)):
 answers = {'first image, as a pair': 'first image, P(same)', 'first image, its label': 'first image, P(its label)', 'most probable label': 'most probable label, P(label)'}
 asked = {'known': ('Known breeds', 'half'), 'new': ('New breeds', 'all other breeds'), 'known, even': ('Known breeds, evenly', 'half'), 'new, even': ('New breeds, evenly', 'all other breeds'), 'together, learned': ('Together, learned breeds', 'learned'), 'together, new': ('Together, new breeds', 'learned'),
          'together, even, learned': ('Together, evenly, learned breeds', 'learned'), 'together, even, new': ('Together, evenly, new breeds', 'learned'), 'characters': ('New characters', 'half')} # and what their probabilities were fitted to
+asked = {k: v for k, v in asked.items() if k in set(identified.protocol)}
 
 
 def answered(protocol, said, method=ours, fit=None, of=identified):
