@@ -8,7 +8,7 @@ Of each: how often it is right, the mean probability, the calibration error, the
 
 The splits are quality.py's, and so are the networks, with the same --cache: known and new breeds and both together in one gallery, seeds 3 to 11, as they are and 'even' (drawn ten times); drawn characters both ways, seeds 0 to 2.
 Fits: known breeds, each half of the queries by the other; new breeds, each breed by all others ('all other breeds') and each half of the breeds by the other ('half'); characters, each half of them by the other;
-together, by the queries of learned breeds: learned ones each half by the other, new ones by all of them.
+together, by the queries of learned breeds ('learned'): learned ones each half by the other, new ones by all of them; and by the gallery's images of new breeds ('gallery').
 The classifier is that of 'classifier softmax, 24 epochs', which says nothing of new breeds: its most probable class and its softmax at a temperature fitted to the other half.
 How the odds of a label's images are put together was chosen on known breeds of seeds 0 to 2, and on new ones and both together of 0 to 2 and 12 to 14, among what `shapes` lists (`--shapes`: identify_shapes.csv).
 Two earlier forms, of which no rows are left, had been measured on seeds 3 to 11: by the root of a label's number of images alone, whose weakness, new labels beside learned ones, led to the search for another; and one with another measure of cohesion, which a copy of an image could upset.
@@ -82,13 +82,28 @@ def by_learned(s, q, g, learned, seed, near):
     return out | {'new': answers(b, q[~learned], g, c.probability(b), *label_probabilities(b, g, fit_label_temperature(a, q[learned], g, c.temperature, near), near))}
 
 
+def by_gallery(s, q, g, learned, pairs, own, near):
+    "Answers to all queries by fits to the gallery's images of labels that were not learned, each asking among all others (as `calibrate('gallery')`)"
+    same = (q[:,None] == g[None])[s > -np.inf].mean()
+    c = fit_calibration(pairs, g[own], g, same)
+    t = fit_label_temperature(pairs, g[own], g, c.temperature, near, own)
+    return {k: answers(s[of], q[of], g, c.probability(s[of]), *label_probabilities(s[of], g, t, near)) for k, of in (('learned', learned), ('new', ~learned))}
+
+
 def measured(p, score, alone=True):
     "{(protocol's part, fit): {said: {measure: value}}}"
     s, q, g = p.scores_of(score), p.labels[p.query], p.labels[p.gallery]
     near, at = among(score(p.gallery, p.gallery), g), {o: i for i, o in enumerate(p.gallery)}
     own = np.array([at.get(o, -1) for o in p.query])
     if p.name == 'known': found = {('', 'half'): crossed(s, q, g, p.seed, near=near)}
-    elif p.name == 'together': found = {(f', {k}', 'learned'): o for k, o in by_learned(s, q, g, np.isin(q, p.labels[p.train]), p.seed, near).items()}
+    elif p.name == 'together':
+        learned, new = (np.isin(o, p.labels[p.train]) for o in (q, g))
+        found = {(f', {k}', 'learned'): o for k, o in by_learned(s, q, g, learned, p.seed, near).items()}
+        if alone:
+            new = np.flatnonzero(~new)
+            pairs = np.asarray(score([p.gallery[i] for i in new], p.gallery), dtype=np.float64).copy()
+            pairs[np.arange(len(new)), new] = -np.inf
+            found |= {(f', {k}', 'gallery'): o for k, o in by_gallery(s, q, g, learned, pairs, new, near).items()}
     else:
         found = {('', 'half'): crossed(s, q, g, p.seed, own, near, by='label', folds=2)}
         if p.name == 'new' and alone: found |= {('', 'all other breeds'): crossed(s, q, g, p.seed, own, near, by='label', folds=len(set(q)))}
