@@ -26,7 +26,7 @@ def draw_matches(
     "One row a query: the query, then its nearest images with P(same)"
     if not len(found): raise ValueError('there are no matches to draw: the list is empty')
     k = max(len(ms) for ms in found) or 1
-    fig,axs = plt.subplots(len(found), k+1, figsize=(1.35*(k+1), 1.75*len(found)), squeeze=False)
+    fig,axs = plt.subplots(len(found), k+1, figsize=(1.35*(k+1), 1.75*len(found)+0.15), squeeze=False) # the titles of square images in a single row need the rest
     for row,ms in zip(axs, found):
         truth = _label(ms.query, label_func)
         for ax in row: ax.axis('off')
