@@ -6,11 +6,11 @@
 Three things are said of each query: the P(same) of its best match (`cross_calibrated`), the probability of that match's label, and the most probable label with its probability (`cross_identified`).
 Of each: how often it is right, the mean probability, the calibration error, the Brier score, and the AUC with which the probability tells right answers from wrong ones (where there are both).
 
-The splits are quality.py's, and so are the networks, with the same --cache: known and new breeds and both together in one gallery, seeds 3 to 11, as they are and 'even' (drawn ten times); drawn characters both ways, seeds 0 to 2.
+The splits are quality.py's, and so are the networks of the photographs, with the same --cache (drawings are learned anew; the rows are from a CPU): known and new breeds and both together in one gallery, seeds 3 to 11, as they are and 'even' (drawn ten times); drawn characters both ways, seeds 0 to 2.
 Fits: known breeds, each half of the queries by the other; new breeds, each breed by all others ('all other breeds') and each half of the breeds by the other ('half'); characters, each half of them by the other;
 together, by the queries of learned breeds ('learned'): learned ones each half by the other, new ones by all of them; and by the gallery's images of new breeds ('gallery').
-The classifier is that of 'classifier softmax, 24 epochs', which says nothing of new breeds: its most probable class and its softmax at a temperature fitted to the other half.
-How the odds of a label's images are put together was chosen on known breeds of seeds 0 to 2, and on new ones and both together of 0 to 2 and 12 to 14, among what `shapes` lists (`--shapes`: identify_shapes.csv).
+The classifier is that of 'classifier softmax, 24 epochs', which says nothing of new breeds: its most probable class and its softmax at a temperature fitted to the other half (rows of seeds 3 to 6, evenly 3 to 5).
+How the odds of a label's images are put together was chosen on known breeds of seeds 0 to 2, and on new ones and both together of 0 to 2 and 12 to 14, among what `shapes` lists (`--shapes`: identify_shapes.csv, which has known and new breeds of 0 to 2, both together of all six, and them evenly not; the rest by hand).
 Two earlier forms, of which no rows are left, had been measured on seeds 3 to 11: by the root of a label's number of images alone, whose weakness, new labels beside learned ones, led to the search for another; and one with another measure of cohesion, which a copy of an image could upset.
 """
 import argparse, csv, warnings

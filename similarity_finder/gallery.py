@@ -25,7 +25,7 @@ from .changes import Changes,file_key,file_stat,plan_changes
 from .data import ImageError,each_once,image_files,label_func,report_skipped
 from .encode import Encoded,PairEncoder
 from .head import PairVectors,cat_vectors
-from .identify import Among,_alone,_means,_evidence,_softmax,_some,_spoken,_together
+from .identify import Among,_alone,_evidence,_mean,_means,_softmax,_some,_spoken,_together
 from .scan import best,pair_scan,scan_weights
 from .table import GalleryTable,Rows,StoreError,cat_rows,empty_rows,list_galleries
 
@@ -351,11 +351,17 @@ class Candidates(list):
     best = None # the `Match` of all images in play that is most like the query
 
 @patch
+def _groups(self:Gallery):
+    "Its images by label, as `_together` gives them"
+    if self._grouped is None: self._grouped = _together(self.labels)
+    return self._grouped
+
+@patch
 @torch.no_grad()
 def among(self:Gallery)->Among: # pairs by themselves, also where searches go by neighbours
     "What the images of each label have with one another"
     if self._among is None:
-        names,order,start = _together(self.labels)
+        names,order,start = self._groups()
         places = [_some(o, len(names)) for o in np.split(order, start[1:])]
         vectors,ends = self.stored(np.concatenate(places)),np.cumsum([0, *map(len, places)])
         each = [vectors.rows(slice(a, b)) for a,b in zip(ends, ends[1:])]
@@ -383,18 +389,17 @@ def identify(self:Gallery,
 def _cohesion(self:Gallery, itself, without):
     "Of each label, without the query itself and what is left out"
     among = self.among()
-    if self._own_means is None: self._own_means = _means(among, ())
+    if self._own_means is None: self._own_means = _means(among)
     means,n = self._own_means if not without else _means(among, without)
     if itself is not None and self.labels[itself] is not None:
-        means,n,l = means.copy(),n.copy(),self._grouped[0].index(self.labels[itself])
-        (means[l],),(n[l],) = _means(Among([among.places[l]], [among.logits[l]]), [itself, *without])
+        means,n,l = means.copy(),n.copy(),self._groups()[0].index(self.labels[itself])
+        means[l],n[l] = _mean(among.places[l], among.logits[l], [itself, *without])
     return _spoken(means, n)
 
 @patch
 def _candidates(self:Gallery, logits, keep, itself, pairs, k, without):
     "The labels of the images in play, by one query's logits"
-    if self._grouped is None: self._grouped = _together(self.labels)
-    names,order,start = self._grouped
+    names,order,start = self._groups()
     logits = logits.masked_fill(~keep, -torch.inf)
     if itself is not None: logits[itself] = -torch.inf
     z,t = logits.double().numpy()[order],self.label_temperature

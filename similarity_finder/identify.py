@@ -38,9 +38,8 @@ def _evidence(z, start, temperature):
 
 def _softmax(e):
     "Of each row; nothing where all is minus infinity"
-    top = e.max(1, keepdims=True)
-    p = np.exp(e - np.where(top > -np.inf, top, 0))
-    return p/np.maximum(p.sum(1, keepdims=True), 1e-300)
+    from scipy.special import softmax
+    with np.errstate(invalid='ignore'): return np.nan_to_num(softmax(e, axis=1))
 
 def _checked(logits, gallery_labels):
     z,labels = _array(logits).astype(np.float64),[o.item() if hasattr(o, 'item') else o for o in _list(gallery_labels)]
@@ -76,21 +75,22 @@ def _alone(z):
     np.fill_diagonal(z, -np.inf)
     return z
 
-def _means(among, without):
-    "For each label the mean of its logits, not-a-number if there are none, and the number of its images; of those that are not at the places left out"
-    means,n = [],[]
-    for at,z in zip(*among):
-        if len(without) and not (keep := ~np.isin(at, without)).all(): at,z = at[keep],z[np.ix_(keep, keep)]
-        z = z[z > -np.inf]
-        means.append(z.mean() if z.size else np.nan)
-        n.append(len(at))
+def _mean(at, z, without=()):
+    "The mean of a label's logits (m, m), not-a-number if there are none, and the number of its images at m places, but for those at the places left out"
+    if len(without) and not (keep := ~np.isin(at, without)).all(): at,z = at[keep],z[np.ix_(keep, keep)]
+    z = z[z > -np.inf]
+    return z.mean() if z.size else np.nan,len(at)
+
+def _means(among, without=()):
+    "The same of each label: (L,) and (L,)"
+    means,n = zip(*(_mean(*o, without) for o in zip(*among)))
     return np.array(means, dtype=np.float64),np.array(n)
 
 def _spoken(means, n):
     "Cohesion (..., L) from means and numbers; nothing for a label that has no mean"
-    if np.isnan(means).all(): return np.zeros(means.shape)
-    c = (n-1)/(n+2)*(means - np.nanmean(means, axis=-1, keepdims=True))
-    return np.where(np.isnan(c), 0, c)
+    there = ~np.isnan(means)
+    m = np.where(there, means, 0)
+    return np.where(there, (n-1)/(n+2)*(m - m.sum(-1, keepdims=True)/np.maximum(there.sum(-1, keepdims=True), 1)), 0)
 
 def label_cohesion(
     among:Among, # of L labels
@@ -100,17 +100,15 @@ def label_cohesion(
     return _spoken(*_means(among, without))
 
 def _cohesion(among, own, n, without=()):
-    "(n, L), for each query without itself; or (L,), if none is in the gallery"
+    "(n, L), for each query without itself; or (L,), if none is said to be in the gallery"
     if among is None: return 0.
     means,images = _means(among, without)
-    label = {p: l for l,at in enumerate(among.places) for p in at.tolist()} if own is not None else {}
-    if not any(o in label for o in (own if label else ())): return _spoken(means, images)
+    if own is None: return _spoken(means, images)
+    label = {p: l for l,at in enumerate(among.places) for p in at.tolist()}
     means,images = np.tile(means, (n, 1)),np.tile(images, (n, 1))
     for i,o in enumerate(own):
-        if o in label and o not in without:
-            l = label[o]
-            (means[i,l],),(images[i,l],) = _means(Among([among.places[l]], [among.logits[l]]), [o, *without])
-    return np.array([_spoken(*o) for o in zip(means, images)])
+        if (l := label.get(o)) is not None: means[i,l],images[i,l] = _mean(among.places[l], among.logits[l], [o, *without])
+    return _spoken(means, images)
 
 # %% ../nbs/06_identify.ipynb #b059a206
 def _check_temperature(t, name='temperature'):
