@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .metrics import _array,_both,_codes,_rows,_weights
+from .metrics import _array,_both,_codes,_list,_rows,_weights
 
 # %% ../nbs/06_calibrate.ipynb #4dea0b07
 def _log_odds(p): return np.log(p) - np.log1p(-p)
@@ -41,7 +41,7 @@ class Calibration(NamedTuple):
     )->np.ndarray: # the same shape, P(same)
         "P(same) of each logit"
         z = _array(logits).astype(np.float64)
-        return np.where(z > -np.inf, np.exp(-np.logaddexp(0, -z/self.temperature - self.shift)), -np.inf)
+        return np.where(z == -np.inf, -np.inf, np.exp(-np.logaddexp(0, -z/self.temperature - self.shift)))
 
     def logit(self,
         p:float # P(same), between 0 and 1, both excluded
@@ -51,12 +51,12 @@ class Calibration(NamedTuple):
 
 # %% ../nbs/06_calibrate.ipynb #48fb43eb
 def gallery_prior(
-    labels # of G images
+    labels # of G images; those whose label is None are left out
 )->float: # between 0 and 1
     "The share of same pairs if queries are like the images of a gallery"
-    counts = np.unique(_array([str(o) for o in labels]), return_counts=True)[1].astype(float)
+    counts = np.bincount(_codes([o for o in _list(labels) if o is not None])[0]).astype(float)
     n = counts.sum()
-    if n < 2: raise ValueError(f'{int(n)} images make no pairs')
+    if n < 2: raise ValueError(f'{int(n)} images with a label make no pairs')
     return float((counts*(counts-1)).sum()/(n*(n-1)))
 
 # %% ../nbs/06_calibrate.ipynb #ae9fdd5e
@@ -67,13 +67,14 @@ def _pairs(logits, labels, gallery_labels=None, weights=None):
     query,column = np.nonzero((same | different) & (weights[:,None] > 0))
     y = same[query,column]
     _both(y, ~y)
+    if (far := np.isinf(logits[query,column])).any(): raise ValueError(f'{far.sum()} of {len(y)} logits are infinite: minus infinity leaves a pair out')
     return logits[query,column],y,weights[query]
 
 def fit_calibration(
     logits, # (Q, G) of queries that training has not seen, or (N,) of any pairs; minus infinity leaves a pair out
     labels, # Q labels; or the truth of each pair, without `gallery_labels`
     gallery_labels=None, # G labels
-    prior:float|None=None, # the share of same pairs where the percentages will be read; by default as in these pairs
+    prior:float|None=None, # the share of same pairs where the percentages will be read; by default as in these pairs. One so low that these pairs hardly show it is reached from their own share, as `at_prior` does
     weights=None, # (Q,), how often each query counts
     beside=None # other pairs, which count as much as these do together: a tuple of logits, labels and gallery labels, as above
 )->Calibration:
@@ -82,21 +83,26 @@ def fit_calibration(
     sets = [_pairs(logits, labels, gallery_labels, weights)] + ([] if beside is None else [_pairs(*beside)])
     few,parts = min(y.sum() for _,y,_ in sets),[]
     if few < 20: warnings.warn(f'calibrated with {few} pairs of the same class: take the percentages as rough, or calibrate with more images', stacklevel=2)
-    for z,y,w in sets: # each counts the same, however small
-        n,m = w[y].sum(),w[~y].sum()
-        if prior is None: prior = n/(n+m) # of the first
-        _check_prior(prior)
-        parts.append((z, w*np.where(y, prior/n, (1-prior)/m)/len(sets), np.where(y, (n+1)/(n+2), 1/(m+2))))
+    many = [(w[y].sum(), w[~y].sum()) for _,y,w in sets]
+    shares = [n/(n+m) for n,m in many]
+    if prior is None: prior = shares[0]
+    _check_prior(prior)
+    rare = any(prior*(m+2) < 20 for _,m in many) # the one different pair in m+2 that is not ruled out would count more than a twentieth of all same ones
+    at = max(prior, *shares) if rare else prior # from there Bayes' rule leads to the prior
+    for (z,y,w),(n,m) in zip(sets, many): # each counts the same, however small
+        parts.append((z, w*np.where(y, at/n, (1-at)/m)/len(sets), np.where(y, (n+1)/(n+2), 1/(m+2))))
     z,w,target = map(np.concatenate, zip(*parts))
-    scale,middle = z.std() or 1.,z.mean()
-    x = (z-middle)/scale
+    constant = z.std() <= 1e-9*max(1, np.abs(z).max())
+    scale,middle = 1. if constant else z.std(),z.mean()
+    x = np.zeros_like(z) if constant else (z-middle)/scale
     def loss(ab): # cross-entropy and its gradient
         o = ab[0]*x + ab[1]
         d = w*(np.exp(-np.logaddexp(0, -o)) - target)
         return w @ (np.logaddexp(0, o) - target*o),np.array([d @ x, d.sum()])
-    slope,shift = minimize(loss, [1., _log_odds(prior)], jac=True, method='L-BFGS-B', bounds=[(0.01,None),(None,None)], options=dict(ftol=1e-14, gtol=1e-9, maxiter=500)).x
-    if slope <= 0.01 or not z.std(): warnings.warn('these logits do not tell same from different pairs: every pair gets about the prior as its probability', stacklevel=2)
-    return Calibration(float(scale/slope), float(shift - slope*middle/scale), float(prior))
+    slope,shift = minimize(loss, [1., _log_odds(at)], jac=True, method='L-BFGS-B', bounds=[(0.01,None),(None,None)], options=dict(ftol=1e-14, gtol=1e-9, maxiter=500)).x
+    if slope <= 0.01 or constant: warnings.warn('these logits do not tell same from different pairs: every pair gets about the prior as its probability', stacklevel=2)
+    if constant: slope = 0.01 # they tell nothing apart
+    return Calibration(float(scale/slope), float(shift - slope*middle/scale), float(at)).at_prior(prior)
 
 # %% ../nbs/06_calibrate.ipynb #5476044e
 _parted = {'query': 'queries', 'label': 'labels'}
@@ -160,13 +166,15 @@ def threshold_at(
     if per not in ('pair','query'): raise ValueError(f"per is 'pair' or 'query', not {per!r}")
     scores,same,different = _rows(scores, labels, gallery_labels)
     _both(same, different)
+    if (scores == np.inf).any(): raise ValueError(f'{(scores == np.inf).sum()} of {scores.size} scores are infinite: minus infinity leaves a pair out')
     best = lambda kind: scores[kind] if per == 'pair' else np.where(kind, scores, -np.inf).max(1)[kind.any(1)]
     no,yes = np.sort(best(different))[::-1],best(same)
-    below = no[int(fpr*len(no))] # the first that may not pass; the threshold lies half way to the next score above
+    allowed = int(fpr*len(no) + 1e-9) # of n k/n is not always k, in floating-point numbers
+    below = no[allowed] # the first that may not pass; the threshold lies half way to the next score above
     above = np.concatenate([no[no > below], yes[yes > below]])
     at = (below + above.min())/2 if len(above) else below + 1e-6*max(1, abs(below))
     if not below < at: at = above.min() # nothing lies between the two
-    if fpr*len(no) < 1:
+    if not allowed:
         what = 'different pairs' if per == 'pair' else 'queries'
         warnings.warn(f'a false positive rate of {fpr:g} cannot be seen in {len(no)} {what}: none passes this threshold, which only says that the rate is probably below '
                       f'{min(1, 3/len(no)):.2g}. Measure with more images for a smaller one', stacklevel=2)

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from .data import LabelError,file_key
+from .data import ImageError,LabelError,as_label,check_name,file_key
 from .table import Rows
 
 # %% ../nbs/04_changes.ipynb #bac3c73f
@@ -45,8 +45,9 @@ def plan_changes(
     for p in dict.fromkeys(map(file_key, files)):
         stat = file_stat(p)
         if isinstance(stat, str): skipped.append((Path(p), stat)); continue
-        try: label = None if label_func is None or (label := label_func(Path(p))) is None else str(label)
+        try: check_name(p); label = None if label_func is None else as_label(label_func(Path(p)))
         except LabelError as e: skipped.append((Path(p), str(e))); continue
+        except ImageError as e: skipped.append((Path(p), e.reason)); continue
         i = index.get(p)
         if i is None or stat != (rows.sizes[i], rows.mtimes[i]): todo.append((p, label, stat))
         elif label != rows.labels[i]: relabel[p] = label

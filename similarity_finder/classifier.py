@@ -32,7 +32,7 @@ from fastai.vision.core import imagenet_stats
 from fastai.vision.learner import TimmBody,add_head,create_body,has_pool_type,model_meta
 import fastai.callback.schedule,fastai.callback.fp16 # they add `fine_tune`, `to_fp16` and their kin to `Learner`
 
-from .data import label_func,open_image,usable_files
+from .data import TextLabels,label_func,open_image,usable_files
 from .preprocess import Preprocess
 
 # %% ../nbs/01_classifier.ipynb #07f3a898
@@ -56,6 +56,7 @@ def classifier_dls(
 )->DataLoaders:
     "Labelled images in batches, for training and for validation"
     files,labels,_ = usable_files(files, label_func, decode, on_error)
+    label_func = TextLabels(label_func)
     block = DataBlock((image_block, CategoryBlock(vocab=sorted(set(labels)))), get_y=label_func, splitter=splitter or RandomSplitter(valid_pct, seed),
                       item_tfms=Resize(size), batch_tfms=aug_transforms() if batch_tfms is None else batch_tfms)
     dls = block.dataloaders(files, bs=min(bs, len(files)), num_workers=num_workers, **kwargs)
@@ -72,8 +73,10 @@ def _read_weights(weights):
     if not weights.is_file(): raise FileNotFoundError(f'no weights file {weights}')
     if weights.suffix == '.safetensors':
         from safetensors.torch import load_file
-        return load_file(weights)
-    return torch.load(weights, map_location='cpu', weights_only=True)
+        try: return load_file(weights)
+        except Exception as e: raise ValueError(f'{weights} cannot be read as weights ({e})') from e
+    try: return torch.load(weights, map_location='cpu', weights_only=True)
+    except Exception as e: raise ValueError(f'{weights} cannot be read as weights ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else "no reason given"}): a .safetensors file or a PyTorch state dict is needed') from e # unpickling raises many kinds
 
 def _pretrained(make, arch):
     "Call `make`, and if the weights cannot be fetched say what to do"
@@ -316,7 +319,7 @@ class Classifier(NamedTuple):
     @classmethod
     def of(cls, learn):
         "From a `Learner`; a `Classifier` is taken as it is"
-        return learn if isinstance(learn, cls) else cls(learn.model, list(learn.dls.vocab), Preprocess.of(learn.dls))
+        return learn if isinstance(learn, cls) else cls(learn.model, [str(o) for o in learn.dls.vocab], Preprocess.of(learn.dls))
 
 def class_probabilities(
     fn, # an image file, or an open image

@@ -8,14 +8,14 @@ Docs: https://similarity-finder.github.io/similarity_finder/cli.html.md"""
 __all__ = ['train', 'index', 'search', 'identify', 'explain', 'info', 'demo']
 
 # %% ../nbs/07_cli.ipynb #466f73b9
-import json,time
+import json,os,time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from . import cli_cluster,cli_evaluate,cli_match
-from .command import Folder,Json,Labels,NoPicture,OnDisk,OnlyLabels,Queries,Strict,Workers,app,command,images_of,labeller_of,picture_of,report,table_of
+from .command import Folder,Json,Labels,NoPicture,OnDisk,OnlyLabels,Queries,Strict,Workers,add_picture,app,command,images_of,labeller_of,no_nan,picture_of,report,table_of
 
 # %% ../nbs/07_cli.ipynb #6b6bdfe7
 @command
@@ -34,7 +34,7 @@ def train(
     erase:Annotated[bool, typer.Option('--erase', help='Hide patches of the training images, so that no label rests on one part alone or on what is missing.')]=False,
     fine_tune:Annotated[int, typer.Option(help='Epochs of the whole classifier after those of its head, with pretrained weights.', min=0)]=0,
     valid_pct:Annotated[float, typer.Option(help='Share of the images to hold out and measure with.', min=0.01, max=0.9)]=0.2,
-    expand:Annotated[int, typer.Option(help='Search with so many neighbours of each image, for who wants many images of a kind; percentages then depend on the gallery. 0 for none.', min=0)]=0,
+    expand:Annotated[int, typer.Option(help='Search with so many neighbours of each image, for those who want many images of a kind; percentages then depend on the gallery. 0 for none.', min=0)]=0,
     new_labels:Annotated[int, typer.Option('--new-labels', help='For a finder that will be asked about labels it has not learned: train so many times more, each time without a part of the labels (5 is a good number), which measures it on new labels and fits its percentages to them. 0 for none.', min=0)]=0,
     both_new:Annotated[float, typer.Option('--both-new', help='With pretrained weights, for a gallery that has labels it has learned and others: what two images of others have in the logit from that alone (3 is a good number). 0 for nothing.', min=0)]=0.,
     groups:Annotated[str|None, typer.Option(help='Where the group of an image (its patient) comes from, as for --labels: no group is on both sides of the split.')]=None,
@@ -44,6 +44,7 @@ def train(
     "Train a finder on labelled images, measure it, and encode them as its gallery."
     start = time.time()
     with report(as_json) as answer:
+        _check_out(out)
         if out.exists() and any(out.iterdir()) and not (out/'finder.json').exists() and not list(out.glob('*.safetensors')):
             raise ValueError(f'{out} holds something else than a finder: choose a new folder for --out')
         files,how = images_of([images]),labeller_of(labels)
@@ -55,7 +56,7 @@ def train(
         splitter = None if groups is None else GroupSplitter(labeller_of(groups), valid_pct, how, seed)
         finder,held_out,measures = train_finder(files, how, _arch(arch), pretrained and weights is None and arch not in own_archs, weights, size, epochs,
                                                 siamese_epochs, fine_tune, valid_pct, seed=seed, num_workers=workers, on_error='raise' if strict else 'skip', splitter=splitter, blocks=blocks, mix=mix, erase=erase, expand=expand, new_labels=new_labels, both_new=both_new)
-        finder.save(out, info=dict(measures=measures, seed=seed, size=size))
+        finder.save(out, info=no_nan(dict(measures=measures, seed=seed, size=size)))
         shown = held_out[::max(1, len(held_out)//4)][:4]
         pictures = [out/'pictures'/'matches.png', out/'pictures'/'why.png']
         draw_matches(finder.search(shown, k=6), pictures[0], how)
@@ -64,6 +65,12 @@ def train(
         answer['json'] = dict(finder=str(out), measures=measures, held_out=[str(f) for f in held_out], pictures=[str(p) for p in pictures])
         answer['text'] = (f'\nOn held-out images:\n{table_of(measures)}\n\nFinder in {out}. Pictures:\n  {pictures[0]}  held-out queries and their nearest images\n'
                           f'  {pictures[1]}  which parts of both images speak for "same"')
+
+def _check_out(out):
+    "An error now rather than after the training, if a folder cannot be made"
+    there = next(o for o in (out.absolute(), *out.absolute().parents) if o.exists())
+    if not there.is_dir(): raise ValueError(f'{out} cannot be made: {there} is a file, not a folder')
+    if not os.access(there, os.W_OK): raise ValueError(f'{out} cannot be made: {there} cannot be written to')
 
 def _arch(name):
     "The function that makes a network, or timm's name"
@@ -111,20 +118,19 @@ def search(
 ):
     "Find the images of the gallery that are most probably of a query's class."
     with report(as_json) as answer:
+        where = picture_of(picture, no_picture, as_json, 'similarity-finder-matches.png')
         from similarity_finder.finder import SimilarityFinder
         files = images_of(queries)
         found = SimilarityFinder.load(finder, memory=not on_disk)
         matches = found.search(files, k, labels or None, mass, min_probability=min_probability, num_workers=workers, on_error='raise' if strict else 'skip')
         answer['json'] = [dict(query=str(m.query), **({} if m.error is None else {'error': m.error.reason}), matches=[{k: v for k,v in dict(o._asdict(), file=str(o.file)).items() if k != 'pair' or v is not None} for o in m]) for m in matches]
         answer['text'] = '\n'.join(f'{m.query}\n' + ('\n'.join(f'  {o.probability:7.2%}  {o.label or "":20} {o.file}' for o in m) or f'  {m.none}') for m in matches)
-        _picture(answer, picture_of(picture, no_picture, as_json, 'similarity-finder-matches.png'), matches, found)
+        _picture(answer, where, matches, found)
 
 def _picture(answer, where, matches, found):
     "Draw what was found, if it is wanted"
-    if where is None: return
     from similarity_finder.show import draw_matches
-    draw_matches(matches[:12], where, found.gallery.label_func)
-    answer['text'] += f'\nPicture{" of the first 12" if len(matches) > 12 else ""}: {where}'
+    add_picture(answer, where, lambda fname: draw_matches(matches[:12], fname, found.gallery.label_func), 'Picture of the first 12' if len(matches) > 12 else 'Picture')
 
 # %% ../nbs/07_cli.ipynb #cb533b86
 @command
@@ -139,6 +145,7 @@ def identify(
 ):
     "Say which label an image has, and how sure that is, if it is one of those in the gallery; in brackets P(same) with the most similar image of that label."
     with report(as_json) as answer:
+        where = picture_of(picture, no_picture, as_json, 'similarity-finder-labels.png')
         from similarity_finder.finder import SimilarityFinder
         files = images_of(queries)
         found = SimilarityFinder.load(finder, memory=not on_disk)
@@ -146,7 +153,7 @@ def identify(
         answer['json'] = [dict(query=str(o.query), **({} if o.error is None else {'error': o.error.reason}), label=o.label, probability=o.probability,
                                labels=[dict(label=c.label, probability=c.probability, images=c.images, best=dict(file=str(c.file), probability=c.match.probability)) for c in o]) for o in told]
         answer['text'] = '\n'.join(f'{o.query}\n' + ('\n'.join(f'  {c.probability:7.2%}  {c.label:20} (pair {c.pair:.2%})  {c.file}' for c in o) or f'  {o.none}') for o in told)
-        _picture(answer, picture_of(picture, no_picture, as_json, 'similarity-finder-labels.png'), told, found)
+        _picture(answer, where, told, found)
 
 # %% ../nbs/07_cli.ipynb #baaba11b
 @command
@@ -162,6 +169,7 @@ def explain(
 ):
     "Show which parts of two images speak for their similarity."
     with report(as_json) as answer:
+        where = picture_of(picture, no_picture, as_json, 'similarity-finder-why.png')
         from similarity_finder.finder import SimilarityFinder
         found = SimilarityFinder.load(finder)
         if match is None:
@@ -174,10 +182,7 @@ def explain(
                               query_evidence=m.a.sum().item(), match_evidence=m.b.sum().item(), query_map=m.a[0].tolist(), match_map=m.b[0].tolist())
         if why.votes is not None: answer['json']['looks_like'] = why.looks_like().reset_index(names='class').to_dict('records')
         answer['text'] = f'{query}\n{match}\n  {why}'
-        where = picture_of(picture, no_picture, as_json, 'similarity-finder-why.png')
-        if where is not None:
-            why.save(where, titles=(query.stem, match.stem))
-            answer['text'] += f'\nPicture: {where}'
+        add_picture(answer, where, lambda fname: why.save(fname, titles=(query.stem, match.stem)))
 
 # %% ../nbs/07_cli.ipynb #abc52bb3
 @command
@@ -191,7 +196,7 @@ def info(finder:Folder, as_json:Json=False):
         table = GalleryTable.open(finder/'gallery', d['fingerprint'], d['gallery'])
         rows,_ = table.read(vectors=False)
         about = dict(encoder=d['siamese']['encoder']['arch'], size=d['siamese']['preprocess'].get('size'), hidden_units=d['siamese']['head']['n_hidden'],
-                     classes=len(d['classifier']['vocab']) if d['classifier'] else 0, gallery_images=len(rows), gallery_labels=len(set(rows.labels)),
+                     classes=len(d['classifier']['vocab']) if d['classifier'] else 0, gallery_images=len(rows), gallery_labels=len(set(rows.labels) - {None}),
                      vectors=table.meta['dtype'], fingerprint=d['fingerprint'], version=d['version'])
         if d.get('expansion'): about['neighbours'] = d['expansion']['k']
         measures = d['info'].get('measures', {})

@@ -9,12 +9,13 @@ __all__ = ['Images', 'clusters_page', 'cluster', 'json_rows', 'duplicates']
 
 # %% ../nbs/08_cli_cluster.ipynb #5d6cfe0b
 import base64,html,io,warnings
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .command import Folder,Json,Strict,Workers,command,images_of,picture_of,report
+from .command import Folder,Json,Strict,Workers,add_picture,command,images_of,picture_of,report
 
 # %% ../nbs/08_cli_cluster.ipynb #9eb4c43f
 _style = '''body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222;background:#fff}
@@ -148,6 +149,7 @@ def duplicates(
 ):
     "Find files that show the same picture: re-encoded, resized or slightly cropped."
     with report(as_json) as answer:
+        where = picture_of(picture, no_picture, as_json, 'similarity-finder-duplicates.png')
         from similarity_finder.duplicates import duplicates as find_duplicates
         from similarity_finder.finder import SimilarityFinder
         from similarity_finder.gallery import Gallery
@@ -163,11 +165,11 @@ def duplicates(
                               skipped=[dict(file=str(f), reason=r) for f,r in skipped + list(found.skipped)])
         answer['text'] = '\n'.join([f'{len(gallery)} images: {found}', *('  ' + '\n  '.join(map(str, g)) + '\n' for g in found.groups)])
         if table is not None: found.table().to_csv(table, index=False); answer['text'] += f'\nTable: {table}'
-        where = picture_of(picture, no_picture, as_json, 'similarity-finder-duplicates.png')
-        if where is not None and found.groups:
-            import matplotlib.pyplot as plt
-            fig = found.show()
-            Path(where).parent.mkdir(parents=True, exist_ok=True)
-            fig.savefig(where, dpi=120)
-            plt.close(fig)
-            answer['text'] += f'\nPicture{" of the first 8" if len(found) > 8 else ""}: {where}'
+        if found.groups: add_picture(answer, where, partial(_draw_groups, found), 'Picture of the first 8' if len(found) > 8 else 'Picture')
+
+def _draw_groups(found, fname):
+    import matplotlib.pyplot as plt
+    fig = found.show()
+    Path(fname).parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(fname, dpi=120)
+    plt.close(fig)

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from .command import Folder,Json,Strict,Workers,command,images_of,labeller_of,picture_of,report
+from .command import Folder,Json,Strict,Workers,add_picture,command,images_of,labeller_of,picture_of,report
 
 # %% ../nbs/07_cli_evaluate.ipynb #0966ac6a
 @command
@@ -36,6 +36,8 @@ def evaluate(
     with report(as_json) as answer:
         for option,given in (('--prior', prior is not None), ('--unknown', unknown)):
             if given and not calibrate: raise ValueError(f'{option} is for --calibrate: add it, or leave {option} out')
+        if prior is not None and not 0 < prior < 1: raise ValueError(f'--prior, a share of pairs, lies between 0 and 1, not {prior}')
+        where = picture_of(picture, no_picture, as_json, 'similarity-finder-evaluation.png')
         if gallery == bool(images): raise ValueError('name images to measure with, or --gallery for those of the gallery' + (', not both' if gallery else ''))
         if gallery and labels is not None: raise ValueError('the images of the gallery have their labels: --labels is for others')
         from similarity_finder.finder import SimilarityFinder
@@ -44,8 +46,7 @@ def evaluate(
         args = dict(num_workers=workers, on_error='raise' if strict else 'skip', label_func='same' if labels is None else labeller_of(labels))
         measured = found.evaluate(files, threshold=threshold, seed=seed, **args)
         answer['json'],answer['text'] = measured.to_dict(),repr(measured)
-        where = picture_of(picture, no_picture, as_json, 'similarity-finder-evaluation.png')
-        if where is not None: answer['text'] += f'\nPicture: {measured.save(where)}'
+        add_picture(answer, where, measured.save)
         if calibrate: _calibrate(found, finder, measured.scored, prior, seed, unknown, answer)
 
 def _calibrate(found, place, scored, prior, seed, unknown, answer):

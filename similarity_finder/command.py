@@ -6,10 +6,10 @@ Docs: https://similarity-finder.github.io/similarity_finder/command.html.md"""
 
 # %% auto #0
 __all__ = ['app', 'Folder', 'Labels', 'Json', 'Queries', 'OnlyLabels', 'OnDisk', 'NoPicture', 'Workers', 'Strict', 'main',
-           'command', 'report', 'images_of', 'table_of', 'labeller_of', 'picture_of']
+           'command', 'no_nan', 'report', 'images_of', 'table_of', 'labeller_of', 'picture_of', 'add_picture']
 
 # %% ../nbs/07_command.ipynb #a201e698
-import contextlib,functools,json,sys,warnings
+import contextlib,functools,json,math,sys,warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +36,14 @@ def command(f):
             raise typer.Exit(1) from e
     return app.command()(run)
 
+def no_nan(
+    o # of dicts, lists and numbers
+): # the same
+    "With None for numbers that are none, which JSON has not"
+    if isinstance(o, dict): return {k: no_nan(v) for k,v in o.items()}
+    if isinstance(o, (list, tuple)): return [no_nan(v) for v in o]
+    return None if isinstance(o, float) and not math.isfinite(o) else o
+
 @contextlib.contextmanager
 def report(as_json):
     "Collects an answer; while it is made, standard output is kept clean for JSON"
@@ -45,7 +53,7 @@ def report(as_json):
         def tell(message, category, *args, **kwargs): return typer.echo(f'warning: {message}', err=True) if category is UserWarning else told(message, category, *args, **kwargs)
         warnings.showwarning = tell # in a line, as errors are
         yield answer
-    if as_json: typer.echo(json.dumps(answer['json'], indent=1, default=str))
+    if as_json: typer.echo(json.dumps(no_nan(answer['json']), indent=1, default=str, allow_nan=False))
     else: typer.echo(answer['text'])
 
 # options that several commands share
@@ -74,5 +82,22 @@ def labeller_of(how):
     return labeller(how)
 
 def picture_of(picture, no_picture, as_json, default):
-    "Where to draw: by default people get a picture and scripts do not"
-    return None if no_picture else picture or (None if as_json else Path(default))
+    "Where to draw: by default people get a picture and scripts do not. Asked before the work, so that a name that is none is not found out after it"
+    where = None if no_picture else picture or (None if as_json else default)
+    if where is None: return None
+    where = Path(where)
+    if not where.suffix: where = where.with_suffix('.png')
+    from matplotlib.figure import Figure
+    if (kind := where.suffix[1:].lower()) not in (kinds := Figure().canvas.get_supported_filetypes()): raise ValueError(f'{where}: a picture cannot be of the kind {kind!r}; it can be {", ".join(sorted(kinds))}')
+    return where
+
+def add_picture(
+    answer, # of `report`
+    where, # from `picture_of`; None: nothing is drawn
+    draw, # a function of the path
+    what:str='Picture' # what it shows
+):
+    "Draw, and say where; the answer is given even where that fails"
+    if where is None: return
+    try: answer['text'] += f'\n{what}: {draw(where) or where}'
+    except OSError as e: warnings.warn(f'no picture: {e}')

@@ -6,8 +6,8 @@ Docs: https://similarity-finder.github.io/similarity_finder/data.html.md"""
 
 # %% auto #0
 __all__ = ['label_func', 'max_pixels', 'LabelError', 'PatternLabeller', 'TableLabeller', 'labeller', 'to_rgb', 'open_image',
-           'image_files', 'file_key', 'each_once', 'ask_each', 'Usable', 'report_skipped', 'usable_files',
-           'ClassSplitter', 'GroupSplitter', 'pets', 'pets_mask', 'ImageError']
+           'image_files', 'file_key', 'check_name', 'as_label', 'TextLabels', 'each_once', 'ask_each', 'Usable',
+           'report_skipped', 'usable_files', 'ClassSplitter', 'GroupSplitter', 'pets', 'pets_mask', 'ImageError']
 
 # %% ../nbs/00_data.ipynb #4c3ae208
 import csv,os,random,re,warnings
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from PIL import Image,ImageOps
 from fastcore.basics import patch
 from fastcore.foundation import L
@@ -38,7 +39,8 @@ class PatternLabeller:
     def __init__(self,
         pat:str # regular expression with one group, matched from the start of the file name
     ):
-        self.pat = re.compile(pat)
+        try: self.pat = re.compile(pat)
+        except re.error as e: raise ValueError(f'{pat!r} is no regular expression: {e}') from None
         if not self.pat.groups: raise ValueError(f'pattern {pat!r} has no group: put parentheses round the part that is the label')
     def __call__(self,
         fname:str|Path # the file; only its name is read
@@ -124,6 +126,7 @@ def open_image(
     if isinstance(fname, Image.Image):
         try: return fname if isinstance(fname, PILImage) else PILImage(to_rgb(fname))
         except Exception as e: raise ImageError(getattr(fname, 'filename', '') or 'an open image', f'damaged, truncated or closed ({e})') from e
+    if not isinstance(fname, (str, os.PathLike)): raise ImageError(fname, f'neither an image file nor an open image, but {type(fname).__name__}')
     fname = Path(fname)
     _check_file(fname)
     try:
@@ -166,6 +169,31 @@ def file_key(
     "The name under which a gallery knows a file"
     return os.path.abspath(fn)
 
+def check_name(
+    fn # a file
+):
+    "An `ImageError` if its path cannot be written down"
+    try: str(fn).encode()
+    except UnicodeEncodeError: raise ImageError(ascii(str(fn)), 'its name is not valid UTF-8, and cannot be kept: rename the file') from None
+
+def as_label(
+    label # of any kind; None, or not-a-number as tables have it, for none
+)->str|None:
+    "A label as it is kept and compared: text, or None"
+    if hasattr(label, 'item') and np.size(label) == 1: label = label.item() # of NumPy or PyTorch
+    return None if label is None or np.ndim(label) == 0 and pd.isna(label) else str(label)
+
+class TextLabels:
+    "A function that labels files, and gives text"
+    def __init__(self,
+        label_func # file -> label of any kind
+    ): self.label_func = label_func
+    def __call__(self,
+        fname # the file
+    )->str: # the label; a `LabelError` if there is none
+        if (label := as_label(self.label_func(fname))) is None: raise LabelError('no label: the function that labels files gives none')
+        return label
+
 def each_once(
     files # files; a single one, or a folder, is an error
 )->list: # of `Path`s, in their order
@@ -183,7 +211,7 @@ def ask_each(
     "Ask of each file"
     files,told,skipped = each_once(files),{},[]
     for f in progress_bar(files, leave=False) if progress and len(files) > 500 else files:
-        try: told[f] = tell(f)
+        try: check_name(f); told[f] = tell(f)
         except LabelError as e: skipped.append((f, str(e)))
         except ImageError as e: skipped.append((f, e.reason))
     return told,skipped
@@ -191,7 +219,7 @@ def ask_each(
 class Usable(NamedTuple):
     "What `usable_files` found"
     files:L # the usable files, in their order
-    labels:list # their labels
+    labels:list # their labels, as text
     skipped:list # (file, reason) of the others
 
 def report_skipped(
@@ -215,9 +243,9 @@ def usable_files(
     progress:bool=True # show a progress bar, for more than 500 files
 )->Usable:
     "The files that have a label and can be opened, each once; the others are counted and reported, or raised"
+    how = TextLabels(label_func) if label_func else None
     def tell(f):
-        label = label_func(f) if label_func else None
-        if label_func and label is None: raise LabelError('no label: the function that labels files gives None')
+        label = how(f) if how else None
         if decode: open_image(f)
         return label
     told,skipped = ask_each(files, tell, progress and decode)
@@ -270,13 +298,16 @@ class GroupSplitter:
         labels = [0 if self.label_func is None else self.label_func(f) for f in files]
         if self.label_func is None: split = GroupShuffleSplit(1, test_size=self.valid_pct, random_state=self.seed)
         else:
-            folds = min(max(2, round(1/self.valid_pct)), len(set(groups)), max(Counter(labels).values()))
+            most = max(2, min(max(10, round(1/self.valid_pct)), len(set(groups)), max(Counter(labels).values())))
+            held = lambda folds: min(max(1, round(self.valid_pct*folds)), folds-1) # how many of so many
+            folds = min(range(2, most+1), key=lambda o: (round(abs(held(o)/o - self.valid_pct), 2), o)) # the fewest that come near
             split = StratifiedGroupKFold(folds, shuffle=True, random_state=self.seed)
         groups,labels = ([{o: i for i,o in enumerate(dict.fromkeys(os))}[o] for o in os] for os in (groups, labels)) # numbers, as scikit-learn wants them
         with warnings.catch_warnings():
             warnings.simplefilter('ignore') # a label with fewer images than folds
-            train,valid = next(split.split(np.zeros(len(groups)), labels, groups))
-        return L(train.tolist()),L(valid.tolist())
+            parts = [valid for _,valid in split.split(np.zeros(len(groups)), labels, groups)]
+        valid = np.concatenate(parts[:1 if self.label_func is None else held(folds)])
+        return tuple(L(np.flatnonzero(np.isin(np.arange(len(groups)), valid) == side).tolist()) for side in (False, True))
 
 # %% ../nbs/00_data.ipynb #9fc0dd8f
 def pets()->L: # paths, sorted by name

@@ -9,7 +9,7 @@ __all__ = ['evaluation_measures', 'Scored', 'score_queries', 'score_gallery', 'l
            'evaluate', 'Calibrated', 'calibrate_head', 'calibrate_gallery']
 
 # %% ../nbs/05_evaluate.ipynb #db7e3e56
-import random,warnings
+import operator,random,warnings
 from collections import Counter
 from functools import cached_property,partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from fastcore.basics import patch
 
 from .calibrate import Calibration,cross_calibrated,fit_calibration,head_calibration,store_calibration
 from .classifier import Classifier,evaluating
-from .data import ImageError,ask_each,each_once,report_skipped
+from .data import ImageError,TextLabels,ask_each,each_once,report_skipped
 from .gallery import Gallery
 from .identify import Among,fit_label_temperature,label_probabilities
 from .metrics import (Interval,_codes,accuracy_at,bootstrap,brier_score,calibration_error,equal_error_rate,filter_misses,map_at_r,none_rate,
@@ -71,6 +71,15 @@ def _searched(gallery, files, pairs, progress=False):
         if j is not None: logits[i,j] = -np.inf
     return logits
 
+_most_pairs = 20_000_000 # with some hundred bytes for each while measures are taken
+
+def _few(queries, gallery, seed):
+    "Not more queries than memory holds the measures of, in their order"
+    most = max(1, _most_pairs//max(1, len(gallery)))
+    if len(queries) <= most: return queries
+    warnings.warn(f'{most} of {len(queries)} images are queries, drawn by lot: all would make {len(queries)*len(gallery):,} pairs')
+    return [queries[i] for i in sorted(random.Random(seed).sample(range(len(queries)), most))]
+
 def score_queries(
     gallery:Gallery, # with labels
     files, # labelled image files, best of all ones that no network has learned from
@@ -78,17 +87,18 @@ def score_queries(
     bs:int=64, # images a batch
     num_workers:int|None=None, # processes that decode; by default as many as it takes
     progress:bool=True, # show a progress bar
-    on_error:str='skip' # what to do about files that cannot be used: 'skip' with a report, or 'raise'
+    on_error:str='skip', # what to do about files that cannot be used: 'skip' with a report, or 'raise'
+    seed:int=42 # of the draw, where there are too many pairs
 )->Scored:
-    "Compare labelled files with a gallery"
+    "Compare labelled files with a gallery. Files without a label are skipped; of very many some are drawn by lot, for 20 million pairs at most"
     files = each_once(files)
     if not files: raise ValueError('no files given: the list is empty')
     label_func = gallery.label_func if label_func == 'same' else label_func
     if label_func is None: raise ValueError('this gallery has no labels: pass label_func=, a function that gives the label of a file')
     _check_labels(gallery)
     gallery.check()
-    told,skipped = ask_each(files, label_func)
-    good = list(told)
+    told,skipped = ask_each(files, TextLabels(label_func))
+    good = _few(list(told), gallery, seed)
     done = gallery.encode_files(good, bs, num_workers, progress)
     skipped += [(good[i], reason) for i,reason in done.skipped]
     report_skipped(skipped, len(files), on_error)
@@ -108,8 +118,6 @@ def _compared(gallery, files, labels, vectors, skipped, progress):
     own = np.array([-1 if (i := gallery.index(f)) is None else i for f in files])
     return Scored(files, labels, _searched(gallery, files, scores, progress), list(gallery.labels), skipped, None if gallery.expansion is None else scores, own, gallery.among())
 
-_most_pairs = 20_000_000 # with some hundred bytes for each while measures are taken
-
 def score_gallery(
     gallery:Gallery, # with labels
     files=None, # the images that ask, all with labels; by default all that have one
@@ -122,10 +130,7 @@ def score_gallery(
     files = None if files is None else each_once(files)
     at = [i for i,l in enumerate(gallery.labels) if l is not None] if files is None else [gallery.index(f) for f in files]
     if None in at: raise ValueError(f'{files[at.index(None)]} is not in the gallery')
-    most = max(1, _most_pairs//len(gallery))
-    if len(at) > most:
-        warnings.warn(f'{most} of {len(at)} images ask, drawn by lot: all would make {len(at)*len(gallery):,} pairs')
-        at = sorted(random.Random(seed).sample(at, most))
+    at = _few(at, gallery, seed)
     return _compared(gallery, [gallery.files[i] for i in at], [gallery.labels[i] for i in at], gallery.stored(at), [], progress)
 
 # %% ../nbs/05_evaluate.ipynb #7c881fbd
@@ -196,10 +201,14 @@ def measure_table(
     known = scored.rows(scored.known)
     pair,p = (known.labels, known.gallery_labels),calibration.probability(known.logits)
     half,boot = calibration.at_prior(0.5).probability(known.logits),partial(bootstrap, **kwargs)
-    rows = dict(roc_auc=boot(roc_auc, known.logits, *pair), equal_error_rate=boot(equal_error_rate, known.logits, *pair),
-                pair_accuracy=boot(accuracy_at, half, *pair, threshold=0.5), brier_score=boot(brier_score, p, *pair),
-                calibration_error=boot(calibration_error, p, *pair), calibration_error_half=boot(calibration_error, half, *pair, prior=0.5))
-    rows |= {f'recall@{k}': boot(recall_at_k, known.logits, *pair, k=k) for k in ([ks] if isinstance(ks, int) else ks) if k <= known.logits.shape[1]}
+    ks = [operator.index(k) for k in (ks if np.iterable(ks) else [ks])]
+    if min(ks, default=1) < 1: raise ValueError(f'ks, how many matches recall@k looks at, are at least 1, not {min(ks)}')
+    both = (~known.same & (known.logits > -np.inf)).any() # else all pairs are the same, and there is nothing to tell apart
+    told_apart = lambda f,*args,**kwargs: boot(f, *args, *pair, **kwargs) if both else Interval(np.nan, np.nan, np.nan)
+    rows = dict(roc_auc=told_apart(roc_auc, known.logits), equal_error_rate=told_apart(equal_error_rate, known.logits),
+                pair_accuracy=told_apart(accuracy_at, half, threshold=0.5), brier_score=boot(brier_score, p, *pair),
+                calibration_error=boot(calibration_error, p, *pair), calibration_error_half=told_apart(calibration_error, half, prior=0.5))
+    rows |= {f'recall@{k}': boot(recall_at_k, known.logits, *pair, k=k) for k in ks if k <= known.logits.shape[1]}
     rows['map@r'] = boot(map_at_r, known.logits, *pair)
     if len(set(known.labels)) > 1: # as one mean a label; what is drawn for the interval are the labels
         each = label_table(known, calibration)
@@ -282,7 +291,7 @@ def evaluate(
     ks=(1,5,10), # the k of recall@k, or one; those above the size of the gallery are left out
     draws:int=1000, # of queries, for the confidence intervals
     level:float=0.95, # of confidence
-    seed:int=42, # of the draws
+    seed:int=42, # of the draws, and of the queries where they are too many
     bs:int=64, # images a batch
     num_workers:int|None=None, # processes that decode; by default as many as it takes
     progress:bool=True, # show a progress bar
@@ -291,7 +300,7 @@ def evaluate(
     "Measure a gallery's search on labelled files"
     if not 0 <= threshold <= 1: raise ValueError(f'threshold, a probability, lies between 0 and 1, not {threshold}')
     if isinstance(files, Scored): _check_scored(gallery, scored := files)
-    else: scored = score_queries(gallery, files, label_func, bs, num_workers, progress, on_error)
+    else: scored = score_queries(gallery, files, label_func, bs, num_workers, progress, on_error, seed)
     if not scored.known.any(): _alone(scored); raise ValueError(f'none of {len(scored.files)} queries has a label that the gallery has (first: {scored.labels[0]!r}; the gallery has '
                                                 f'{sorted({str(l) for l in scored.gallery_labels})[:5]} ...): is label_func the right one?')
     how,calibration = dict(draws=draws, level=level, seed=seed),gallery.calibration
@@ -340,12 +349,13 @@ def show(self:Evaluation,
 
 @patch
 def save(self:Evaluation,
-    fname, # picture to write; its extension says which kind
+    fname, # picture to write; its extension says which kind, without one PNG
     dpi:int=120, # dots per inch
     **kwargs # further arguments of `show`
 )->Path: # the picture
     "Write the picture that `show` draws"
     fig,fname = self.show(**kwargs),Path(fname)
+    if not fname.suffix: fname = fname.with_suffix('.png')
     fname.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(fname, dpi=dpi)
     plt.close(fig)
@@ -355,7 +365,7 @@ def save(self:Evaluation,
 class Calibrated(NamedTuple):
     "A calibration, and the calibration error that it removed"
     calibration:Calibration # temperature, shift, prior
-    before:Interval # calibration error of what was there before, at the prior that was asked for
+    before:Interval # calibration error of what was there before, at its own prior, or at the one that was asked for
     after:Interval # of queries that the calibration has not seen; NaN if they are too few to be parted
     other_labels:Interval # of queries whose label it has not seen, though the networks may have; an interval over the labels of queries. NaN if it was not asked for or there are fewer than three
     def __repr__(self):
@@ -369,6 +379,9 @@ def _mirrored(scored):
     same = scored.same[np.ix_(at, scored.own[at])]
     return int((same & same.T).sum()//2)
 
+def _check_folds(n):
+    if n < 0 or n == 1: raise ValueError(f'label_folds, the parts of the labels, is 2 or more, or 0 for none, not {n}')
+
 def calibrate_head(
     head, # a `PairHead`, or the `Expansion` of a gallery
     scored:Scored, # queries that it has not learned from
@@ -381,7 +394,7 @@ def calibrate_head(
 )->Calibrated: # measured on `scored`
     "Give a head the temperature and the prior that fit scored queries"
     if scored.pairs is not None and not hasattr(head, 'near'): raise ValueError('these queries were scored with neighbours, and their logits are not those of pairs: calibrate_gallery calibrates both')
-    if label_folds < 0 or label_folds == 1: raise ValueError(f'label_folds, the parts of the labels, is 2 or more, or 0 for none, not {label_folds}')
+    _check_folds(label_folds)
     known = scored if unknown else scored.rows(scored.known)
     if not scored.known.any(): _alone(scored); raise ValueError(f'none of {len(scored.files)} queries has a label that the gallery has: there are no same pairs to calibrate with')
     also = None
@@ -424,6 +437,7 @@ def calibrate_gallery(
     "Calibrate what a gallery's search says of pairs (kept in its head) and of labels (kept in the gallery, and with its finder); if it goes by neighbours, what is said without them as well"
     _check_scored(gallery, scored)
     expanded = scored.pairs is not None
+    _check_folds(kwargs.get('label_folds', 5))
     if expanded and kwargs.get('beside') is not None: raise ValueError('a search with neighbours is fitted to its own queries alone: leave out beside, or turn the neighbours off')
     alone = scored._replace(logits=np.where(scored.logits > -np.inf, scored.pairs, -np.inf), pairs=None) if expanded else scored
     done = calibrate_head(gallery.head, alone, prior, seed, **(kwargs | (dict(draws=1, label_folds=0) if expanded else {})))

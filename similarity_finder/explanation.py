@@ -164,14 +164,16 @@ def save(self:Explanation,
 
 def save_figure(
     fig, # a matplotlib figure
-    fname, # picture to write; its extension says which kind
+    fname, # picture to write; its extension says which kind, without one PNG
     dpi:int=120 # dots per inch
 )->Path: # the path
     "Write a figure and close it"
-    Path(fname).parent.mkdir(parents=True, exist_ok=True)
+    fname = Path(fname)
+    if not fname.suffix: fname = fname.with_suffix('.png')
+    fname.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(fname, dpi=dpi, bbox_inches='tight')
     plt.close(fig)
-    return Path(fname)
+    return fname
 
 # %% ../nbs/05_explanation.ipynb #7db4554b
 @torch.no_grad()

@@ -27,7 +27,7 @@ from .classifier import Classifier,class_probabilities
 from .data import ImageError,label_func,open_image,report_skipped
 from .encode import PairEncoder
 from .explanation import Explanation,explain_pair,save_figure
-from .evaluate import Calibrated,Evaluation,calibrate_gallery,evaluate,score_gallery,score_queries
+from .evaluate import Calibrated,Evaluation,Scored,_check_scored,calibrate_gallery,evaluate,score_gallery,score_queries
 from .gallery import Candidate,Gallery,Match,_listed,percent
 from .head import PairVectors
 from .pairs import SiameseImage
@@ -302,18 +302,19 @@ def new_label_files(self:SimilarityFinder)->list: # files
     return [f for f,l in zip(self.gallery.files, self.gallery.labels) if l is not None and str(l) not in learned]
 
 def _score(finder, files, label_func, **kwargs):
-    "Score some files, or those images of the gallery that have new labels"
+    "Score some files, or those images of the gallery that have new labels; what is scored already is taken as it is"
+    if isinstance(files, Scored): _check_scored(finder.gallery, files); return files
     if not isinstance(files, str) or files != 'gallery': return score_queries(finder.gallery, files, label_func, **kwargs)
     if label_func != 'same': raise ValueError("the images of the gallery have their labels: label_func is for other files than 'gallery'")
     new = finder.new_label_files()
     if not new and any(l is not None for l in finder.gallery.labels):
         raise ValueError(f'the gallery has {len(finder.gallery)} images and none of a label that the networks have not learned. Of learned labels, images that the networks have not learned from are needed: pass their files')
     if finder.classifier is None: warnings.warn('a finder without a classifier cannot say which labels its networks have learned, and all images of the gallery ask: if the networks have learned from them, the measures flatter')
-    return score_gallery(finder.gallery, new, progress=kwargs.get('progress', True))
+    return score_gallery(finder.gallery, new, **{k: kwargs[k] for k in ('seed','progress') if k in kwargs})
 
 @patch
 def calibrate(self:SimilarityFinder,
-    files=None, # labelled images that no network has learned from; 'gallery': the `new_label_files` of the gallery, each against all others; None: change the prior only
+    files=None, # labelled images that no network has learned from, or what `score_queries` made of them; 'gallery': the `new_label_files` of the gallery, each against all others; None: change the prior only
     prior:float|None=None, # share of same pairs where the percentages will be read; by default as these files and the gallery have it
     label_func='same', # file -> label; by default the gallery's own
     seed:int=42, # of the parts that measure what it brings
@@ -322,7 +323,7 @@ def calibrate(self:SimilarityFinder,
     **kwargs # further arguments of `score_queries`
 )->Calibrated: # with the calibration error before, after, and on labels left out of the fit; for a change of the prior a `Calibration`
     "Fit P(same) to held-out files, or ask for another prior; `save` keeps it"
-    if files is not None: return calibrate_gallery(self.gallery, _score(self, files, label_func, **kwargs), prior, seed, unknown=unknown, label_folds=label_folds)
+    if files is not None: return calibrate_gallery(self.gallery, _score(self, files, label_func, seed=seed, **kwargs), prior, seed, unknown=unknown, label_folds=label_folds)
     if prior is None: raise ValueError('calibrate needs files to fit to, or a prior to change to')
     if unknown: raise ValueError('unknown=True counts files of labels that the gallery has not: pass files')
     for o in (self.gallery.head, self.gallery.expansion):
@@ -340,7 +341,7 @@ def evaluate(self:SimilarityFinder,
     "Measure this finder on labelled files"
     classifier = self.classifier
     if isinstance(files, str) and files == 'gallery': # of labels that the classifier does not know
-        files,classifier = _score(self, files, label_func, **{k: kwargs.pop(k) for k in ('bs','num_workers','progress','on_error') if k in kwargs}),None
+        files,classifier = _score(self, files, label_func, **{k: kwargs.pop(k) for k in ('bs','num_workers','progress','on_error') if k in kwargs}, **{k: kwargs[k] for k in ('seed',) if k in kwargs}),None
     return evaluate(self.gallery, files, label_func, classifier, threshold, **kwargs)
 
 # %% ../nbs/05_finder.ipynb #55866fb6

@@ -22,7 +22,7 @@ from fastcore.foundation import L
 
 from .calibrate import head_calibration
 from .changes import Changes,file_key,file_stat,plan_changes
-from .data import ImageError,each_once,image_files,label_func,report_skipped
+from .data import ImageError,as_label,each_once,image_files,label_func,report_skipped
 from .encode import Encoded,PairEncoder
 from .head import PairVectors,cat_vectors
 from .identify import Among,_alone,_evidence,_mean,_means,_softmax,_some,_spoken,_together
@@ -75,13 +75,13 @@ class Gallery:
         self._index = {p: i for i,p in enumerate(rows.paths)}
         names = {l: i for i,l in enumerate(dict.fromkeys(rows.labels))}
         self._names,self._codes = names,torch.tensor([names[l] for l in rows.labels], dtype=torch.long)
-        self._files = self._grouped = self._among = self._own_means = None
+        self._files = self._grouped = self._among = self._own_means = self._links = None
 
     def __len__(self): return len(self.rows)
     def __repr__(self):
         where = f', in {self.table.uri}' if self.table is not None else ''
         near = f', searched with {self.expansion.k} neighbours' if self.expansion is not None else ''
-        return f'Gallery of {len(self)} images, {len(self._names)} labels{near}{where}'
+        return f'Gallery of {len(self)} images, {len(self._names.keys() - {None})} labels{near}{where}'
     @property
     def head(self): return self.encoder.head
     @property
@@ -99,8 +99,13 @@ class Gallery:
         if self._files is None: self._files = L(self.rows.paths).map(Path)
         return self._files
     def index(self, fn):
-        "The place of a file in the gallery, or None"
-        return self._index.get(file_key(fn)) if isinstance(fn, (str, Path)) else None
+        "The place of a file in the gallery, or None; by whichever name, where links lead to it"
+        if not isinstance(fn, (str, Path)): return None
+        if (i := self._index.get(key := file_key(fn))) is not None: return i
+        if self._links is None: # where the folders really are
+            really = {d: os.path.realpath(d) for d in dict.fromkeys(map(os.path.dirname, self.rows.paths))}
+            self._links = {os.path.join(really[os.path.dirname(p)], os.path.basename(p)): i for p,i in self._index.items()}
+        return self._links.get(os.path.join(os.path.realpath(os.path.dirname(key)), os.path.basename(key)), self._links.get(os.path.realpath(key)))
 
 # %% ../nbs/04_gallery.ipynb #704cf22a
 @patch
@@ -209,19 +214,24 @@ def remove(self:Gallery,
     return Changes(removed=len(set(paths)))
 
 # %% ../nbs/04_gallery.ipynb #48882b44
+def _places(o):
+    "Places as a tensor, from places or from a mask"
+    o = torch.as_tensor(o)
+    return o.nonzero()[:,0] if o.dtype == torch.bool else o.long()
+
 @patch
 @torch.no_grad()
 def scores(self:Gallery,
     query:PairVectors, # of Q images
-    subset=None # indices of gallery images; by default all
+    subset=None # places of gallery images, or a mask of them; by default all
 )->torch.Tensor: # (Q, N) logits of P(same), on the CPU
     "The logit of every query with every gallery image"
     weights = scan_weights(self.head)
     if self.vectors is None: # on disk: a piece at a time
         out,order = torch.empty(len(query), len(self)),np.argsort(self.ids)
         for ids,vectors in self.table.batches(): out[:,order[np.searchsorted(self.ids, ids, sorter=order)]] = pair_scan(query, vectors, weights, fused=False)
-        return out if subset is None else out[:,torch.as_tensor(subset, dtype=torch.long)]
-    vectors = self.vectors if subset is None else self.vectors.rows(torch.as_tensor(subset, dtype=torch.long))
+        return out if subset is None else out[:,_places(subset)]
+    vectors = self.vectors if subset is None else self.vectors.rows(_places(subset))
     return pair_scan(query, vectors, weights).cpu()
 
 # %% ../nbs/04_gallery.ipynb #2174e294
@@ -285,7 +295,7 @@ def _listed(o): return [o] if isinstance(o, (str, Path)) else list(o)
 @patch
 def _known_labels(self:Gallery, labels):
     "A set of the gallery's labels, from one or many"
-    labels = {labels} if isinstance(labels, str) else set(labels)
+    labels = {as_label(o) for o in ([labels] if isinstance(labels, str) or not np.iterable(labels) else labels)}
     unknown = sorted(labels - set(self._names), key=str)
     if unknown: raise ValueError(f'no images labelled {unknown[0]!r} in the gallery; its labels are {sorted(self._names, key=str)}')
     return labels
@@ -383,27 +393,33 @@ def identify(self:Gallery,
     if k is not None and k < 1: raise ValueError(f'k, the number of labels, is at least 1, not {k}')
     if set(self._names) <= {None}: raise ValueError('no image of the gallery has a label: there is nothing to identify with')
     without = [i for i in map(self.index, _listed(exclude)) if i is not None]
-    return self._answers(query, partial(self._candidates, k=k, without=without), labels, exclude, num_workers, progress, on_error)
+    if labels is not None: labels = self._known_labels(labels)
+    return self._answers(query, partial(self._candidates, k=k, without=without, means=self._label_means(without)), labels, exclude, num_workers, progress, on_error)
 
 @patch
-def _cohesion(self:Gallery, itself, without):
-    "Of each label, without the query itself and what is left out"
-    among = self.among()
-    if self._own_means is None: self._own_means = _means(among)
-    means,n = self._own_means if not without else _means(among, without)
+def _label_means(self:Gallery, without):
+    "The mean logit of each label's images, and how many they are, without what is left out"
+    if without: return _means(self.among(), without)
+    if self._own_means is None: self._own_means = _means(self.among())
+    return self._own_means
+
+@patch
+def _cohesion(self:Gallery, itself, without, means):
+    "Of each label, from its mean and number, without the query itself"
+    among,(means,n) = self.among(),means
     if itself is not None and self.labels[itself] is not None:
         means,n,l = means.copy(),n.copy(),self._groups()[0].index(self.labels[itself])
         means[l],n[l] = _mean(among.places[l], among.logits[l], [itself, *without])
     return _spoken(means, n)
 
 @patch
-def _candidates(self:Gallery, logits, keep, itself, pairs, k, without):
+def _candidates(self:Gallery, logits, keep, itself, pairs, k, without, means):
     "The labels of the images in play, by one query's logits"
     names,order,start = self._groups()
     logits = logits.masked_fill(~keep, -torch.inf)
     if itself is not None: logits[itself] = -torch.inf
     z,t = logits.double().numpy()[order],self.label_temperature
-    p = _softmax(_evidence(z[None], start, t) - self._cohesion(itself, without)/(2*t))[0]
+    p = _softmax(_evidence(z[None], start, t) - self._cohesion(itself, without, means)/(2*t))[0]
     images,ends = np.add.reduceat((z > -np.inf).astype(int), start),[*start[1:], len(order)]
     found = [l for l in np.argsort(-p, kind='stable')[:k] if images[l]]
     out = Candidates()

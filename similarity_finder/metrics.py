@@ -9,6 +9,8 @@ __all__ = ['accuracy_at', 'roc_auc', 'equal_error_rate', 'brier_score', 'calibra
            'reliability', 'reliability_diagram', 'recall_at_k', 'map_at_r', 'filter_misses', 'none_rate']
 
 # %% ../nbs/06_metrics.ipynb #38664670
+import operator
+from functools import partial
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -37,6 +39,8 @@ def _rows(scores, labels, gallery_labels=None):
         q,g = _codes(labels, gallery_labels)
         if scores.shape != (len(q), len(g)): raise ValueError(f'{len(q)} queries and {len(g)} gallery images need scores of that shape, got {scores.shape}')
         same = q[:,None] == g[None]
+        for o,axis in ((labels, 1), (gallery_labels, 0)): # what has no label is the same as nothing, and different from nothing
+            if (none := np.array([l is None for l in _list(o)], dtype=bool)).any(): scores = np.where(np.expand_dims(none, axis), -np.inf, scores)
     if np.isnan(scores).any(): raise ValueError(f'{np.isnan(scores).sum()} of {scores.size} scores are not numbers (NaN): minus infinity leaves a pair out')
     if scores.ndim == 1: scores,same = scores[:,None],same[:,None]
     keep = scores > -np.inf
@@ -227,6 +231,7 @@ def bootstrap(
     **kwargs # further arguments of `measure`
 )->Interval: # it holds the value; not-a-number for the interval of a single query, or group
     "A measure with its confidence interval over queries, or groups of them (percentiles; Wilson's interval where all draws agree on 0 or 1)"
+    while isinstance(measure, partial): measure,args,kwargs = measure.func,(*measure.args, *args),measure.keywords | kwargs
     if not 0 < level < 1: raise ValueError(f'level, the confidence, lies between 0 and 1, not {level}')
     if draws < 1: raise ValueError(f'draws, how often queries are drawn, is at least 1, not {draws}')
     group = np.arange(len(scores)) if groups is None else _codes(groups)[0]
@@ -307,6 +312,7 @@ def recall_at_k(
     weights=None # (Q,) or (B, Q), how often each query counts
 )->float: # between 0 and 1
     "Share of the queries with an image of their label among the best k, of those that have any in the gallery"
+    if (k := operator.index(k)) < 1: raise ValueError(f'k, how many matches are looked at, is at least 1, not {k}')
     right = _ranked(scores, query_labels, gallery_labels)
     w = _weights(weights, len(right))
     return _ratio(w @ right[:,:k].any(1), w @ right.any(1))

@@ -25,7 +25,7 @@ from fastai.vision.augment import Resize,aug_transforms
 from fastai.vision.data import get_grid
 
 from .classifier import image_block
-from .data import label_func,open_image,usable_files
+from .data import TextLabels,label_func,open_image,usable_files
 
 # %% ../nbs/02_pairs.ipynb #34830633
 def _to_hwc(im):
@@ -68,7 +68,7 @@ class SiameseTransform:
         label_func=label_func, # file -> label
         seed:int=42 # of the validation pairs; training pairs follow Python's `random`
     ):
-        self.label_func = label_func
+        self.label_func = TextLabels(label_func)
         files = L(files)
         self.valid_files = set(files[list(splits[1])])
         self.lbl2files = [self._by_label(files[list(s)]) for s in splits[:2]] # training pairs never show a validation image
@@ -192,6 +192,7 @@ def siamese_dls(
     "Batches to train a siamese network on, and to validate it"
     if pairs not in ('all', 'sampled'): raise ValueError(f"pairs is 'all' or 'sampled', not {pairs!r}")
     files,labels,_ = usable_files(files, label_func, decode, on_error)
+    label_func = TextLabels(label_func)
     if len(set(labels)) < 2: raise ValueError(f'a siamese network needs at least two classes to tell apart, found only {labels[0]!r}')
     splitter = splitter or RandomSplitter(valid_pct, seed)
     kwargs = dict(bs=bs, num_workers=num_workers, **kwargs)

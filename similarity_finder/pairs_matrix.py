@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from fastprogress.fastprogress import progress_bar
 
-from .gallery import Gallery
+from .gallery import Gallery,_places
 from .head import PairHead,PairVectors
 from .scan import can_compile,scan_weights
 
@@ -77,7 +77,7 @@ def _blocks(n, memory, at_most, progress):
 
 def pair_matrix(
     gallery:Gallery, # to take images from
-    idxs=None, # indices of N images, in the order of the matrix; by default all
+    idxs=None, # indices of N images, in the order of the matrix, or a mask of them; by default all
     dtype=np.float32, # of the matrix: float32, or float16 for half the memory
     memory:float=2**28, # bytes for a block, besides the matrix
     fused:bool|None=None, # in one compiled loop, or one image at a time; None: compiled where it can be and N is worth the seconds that compiling takes
@@ -85,7 +85,7 @@ def pair_matrix(
 )->np.ndarray: # (N, N), symmetric, log-odds of P(same)
     "How similar each image is to each other one"
     vectors,head = all_vectors(gallery),gallery.head
-    if idxs is not None: vectors = vectors.rows(torch.as_tensor(np.asarray(idxs), dtype=torch.long))
+    if idxs is not None: vectors = vectors.rows(_places(idxs))
     n = len(vectors)
     if np.dtype(dtype) not in (np.float32, np.float16): raise ValueError(f'the matrix is of float32 or float16, not {np.dtype(dtype)}')
     if fused is None: fused = n >= 3000 and can_compile(vectors.v.device)

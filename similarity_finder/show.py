@@ -14,7 +14,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from .cam import show_maps
-from .data import ImageError,LabelError,label_func,open_image
+from .data import ImageError,LabelError,as_label,label_func,open_image
 from .gallery import percent
 
 # %% ../nbs/07_show.ipynb #4ce499ad
@@ -42,7 +42,7 @@ def _file_name(q): return Path(q).name if isinstance(q, (str, Path)) else '' # a
 
 def _label(q, label_func):
     "The label of a query, or None"
-    try: return label_func(q) if label_func and isinstance(q, (str, Path)) else None
+    try: return as_label(label_func(q)) if label_func and isinstance(q, (str, Path)) else None
     except LabelError: return None
 
 def _picture(ax, f, title, **kwargs):

@@ -79,6 +79,8 @@ def train_finder(
         label_parts(labels, new_labels, seed) # an error now rather than after the training
         again = dict(arch=arch, pretrained=pretrained, weights=weights, size=size, epochs=epochs, siamese_epochs=siamese_epochs, fine_tune=fine_tune, valid_pct=valid_pct, bs=bs, n_hidden=n_hidden,
                      num_workers=num_workers, progress=progress, on_error=on_error, splitter=splitter, blocks=blocks, mix=mix, erase=erase, both_new=both_new)
+    for name,n in (('epochs', epochs), ('siamese_epochs', siamese_epochs)):
+        if n is not None and n < 1: raise ValueError(f'{name}, how often the images are gone through, is at least 1, not {n}')
     start = pretrained or weights is not None
     if both_new and not start: warnings.warn('both_new does nothing without pretrained weights: no source classes vote, and nothing tells what is new')
     set_seed(seed, reproducible=True)
@@ -135,7 +137,8 @@ def _measured(finder, files, calibrate, seed, num_workers, progress):
         out = {name: f(scored.logits, scored.labels, scored.gallery_labels) for name,f in (('recall@1', recall_at_k), ('map@r', map_at_r))}
         try: done = calibrate_gallery(finder.gallery, scored, seed=seed, draws=1, label_folds=0) if calibrate else None
         except ValueError as e: done = warnings.warn(f'not calibrated: {e}')
-    if progress and said: print(said[-1].message)
+    for o in said:
+        if 'are images of the gallery' not in str(o.message): warnings.warn(str(o.message), o.category, stacklevel=3)
     if done is None: return out
     errors = dict(calibration_error_before=done.before.value, calibration_error=done.after.value)
     return out | _numbers(errors) | dict(prior=done.calibration.prior) | _identified(finder.gallery, scored, seed)

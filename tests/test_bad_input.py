@@ -3,6 +3,7 @@ import io
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -148,3 +149,109 @@ def test_unknown_attribute():
     import similarity_finder
     with pytest.raises(AttributeError, match='Nothing'): similarity_finder.Nothing
     for name in similarity_finder.__all__: assert getattr(similarity_finder, name) is not None
+
+
+def numbered(f):
+    "The doodles' labels as numbers, as a table may have them"
+    from similarity_finder.data import label_func
+    from similarity_finder.draw import DOODLE_BREEDS
+    return sorted(DOODLE_BREEDS).index(label_func(f))
+
+
+def test_labels_that_are_numbers_do_as_well_as_text(doodles, finder):
+    from similarity_finder.classifier import classifier_dls, classifier_learner, convnet
+    from similarity_finder.data import label_func
+    from similarity_finder.finder import SimilarityFinder
+    from similarity_finder.pairs import siamese_dls
+    clearn = classifier_learner(classifier_dls(doodles, numbered, size=64, num_workers=0), convnet, pretrained=False)
+    assert set(clearn.dls.vocab) == {str(numbered(f)) for f in doodles}
+    siamese_dls(doodles, numbered, size=64, num_workers=0, pairs='sampled').one_batch()
+    named = SimilarityFinder(clearn, finder.slearn, doodles[:60:2], numbered, progress=False)
+    asked, kw = doodles[1:60:2], dict(progress=False, num_workers=0, draws=20)
+    with_names = SimilarityFinder(finder.clearn, finder.slearn, doodles[:60:2], label_func, progress=False)
+    for measure in ('recall@1', 'map@r', 'roc_auc'): assert named.evaluate(asked, **kw)[measure] == with_names.evaluate(asked, **kw)[measure]
+    one = numbered(doodles[0])
+    assert {m.label for m in named.search(asked[0], labels=one)} == {m.label for m in named.search(asked[0], labels=[one])} == {str(one)}
+
+
+def test_queries_without_a_label_are_skipped(doodles, finder):
+    "They are not taken for queries of labels that the gallery has not"
+    from similarity_finder.data import label_func
+    from similarity_finder.evaluate import score_queries
+    gallery = finder.gallery
+    for none in (None, float('nan')):
+        with pytest.warns(UserWarning, match='images of the gallery'):
+            scored = score_queries(gallery, doodles[:6], lambda f: none if f == doodles[2] else label_func(f), progress=False, num_workers=0)
+        assert [f for f, _ in scored.skipped] == [doodles[2]] and len(scored.files) == 5 and scored.known.all()
+
+
+def test_a_file_whose_name_is_not_utf8_is_skipped(doodles, finder, tmp_path):
+    import shutil
+    from similarity_finder.gallery import Gallery
+    bad = tmp_path/'Marble_Lyn\udce9_1.jpg'
+    try: shutil.copy(doodles[0], bad)
+    except OSError: pytest.skip('this file system has no such names')
+    gallery = Gallery.from_files([doodles[0], bad], finder.encoder, progress=False, num_workers=0)
+    assert len(gallery) == 1 and 'not valid UTF-8' in gallery.skipped[0][1]
+    gallery.save(tmp_path/'kept')
+
+
+def test_a_link_does_not_hide_that_a_query_is_in_the_gallery(doodles, finder, tmp_path):
+    from similarity_finder.evaluate import score_queries
+    from similarity_finder.gallery import Gallery
+    (tmp_path/'link').symlink_to(doodles[0].parent)
+    there = tmp_path/'link'/doodles[0].name
+    assert finder.gallery.index(there) == finder.gallery.index(doodles[0])
+    assert there.resolve() not in {m.file for m in finder.search(there, k=3)}
+    (tmp_path/'alone.jpg').symlink_to(doodles[0])
+    assert finder.gallery.index(tmp_path/'alone.jpg') == finder.gallery.index(doodles[0])
+    by_link = Gallery.from_files([there], finder.encoder, progress=False, num_workers=0) # and the other way round
+    assert by_link.index(doodles[0]) == 0 and by_link.index(doodles[1]) is None
+    with pytest.warns(UserWarning, match='1 of 1 queries are images of the gallery'): assert score_queries(finder.gallery, [there], progress=False, num_workers=0).own.tolist() == [finder.gallery.index(doodles[0])]
+
+
+def test_a_mask_is_not_read_as_places(doodles, finder):
+    import torch
+    gallery, mask = finder.gallery, np.zeros(len(finder.gallery), bool)
+    mask[[5, 7]] = True
+    query = gallery.encode(doodles[0])
+    assert torch.equal(gallery.scores(query, mask), gallery.scores(query)[:, [5, 7]])
+    assert torch.equal(gallery.scores(query, torch.from_numpy(mask)), gallery.scores(query, [5, 7]))
+
+
+def test_an_object_that_is_no_image_stops_nothing(doodles, finder):
+    from similarity_finder.data import ImageError
+    good, bad = finder.gallery.search([doodles[0], None], k=1, progress=False, num_workers=0)
+    assert good[0].file and isinstance(bad, ImageError) and 'but NoneType' in str(bad)
+
+
+def test_a_gallery_of_one_label_is_measured(doodles, finder):
+    "What tells same from different is not a number there; the rest is"
+    from similarity_finder.data import label_func
+    from similarity_finder.evaluate import evaluate
+    from similarity_finder.gallery import Gallery
+    alone = [f for f in doodles if label_func(f) == label_func(doodles[0])]
+    gallery = Gallery.from_files(alone[:4], finder.encoder, progress=False, num_workers=0)
+    e = evaluate(gallery, alone[4:] + [f for f in doodles if f not in alone][:5], progress=False, num_workers=0, draws=20)
+    assert np.isnan(e['roc_auc']) and e['recall@1'] == 1 and 0 <= e['rightly_none'] <= 1
+
+
+def test_too_many_queries_are_drawn_by_seed(doodles, finder, monkeypatch):
+    from similarity_finder import evaluate
+    from similarity_finder.gallery import Gallery
+    gallery = Gallery.from_files(doodles[::2], finder.encoder, progress=False, num_workers=0)
+    monkeypatch.setattr(evaluate, '_most_pairs', 5*len(gallery))
+    def asked(seed):
+        with pytest.warns(UserWarning, match='5 of 40 images are queries, drawn by lot'): return evaluate.score_queries(gallery, doodles[1:80:2], progress=False, num_workers=0, seed=seed).files
+    assert asked(1) == asked(1) != asked(2) and asked(1) == sorted(asked(1))
+
+
+@pytest.mark.slow
+def test_a_training_that_cannot_be_calibrated_says_so(doodles):
+    "Each image has a label of its own: nothing held out has a partner"
+    from similarity_finder.classifier import convnet
+    from similarity_finder.train import train_finder
+    with pytest.warns(UserWarning, match='not calibrated'):
+        trained = train_finder(doodles[:12], lambda f: f.stem, convnet, False, size=32, epochs=1, siamese_epochs=1, num_workers=0, progress=False)
+    assert np.isnan(trained.measures['recall@1'])
+    with pytest.raises(ValueError, match='epochs, how often'): train_finder(doodles[:12], epochs=0, progress=False)
