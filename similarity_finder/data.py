@@ -230,7 +230,7 @@ def report_skipped(
     "Report what was skipped in one line, or stop"
     if on_error not in ('skip', 'raise'): raise ValueError(f"on_error is 'skip' or 'raise', not {on_error!r}")
     if not skipped: return
-    msg = f'{len(skipped)} of {n} files cannot be used (first: {skipped[0][0]}: {skipped[0][1]})'
+    msg = f'{len(skipped)} of {n} files cannot be used (first: {ImageError(*skipped[0])})'
     if on_error == 'raise': raise ImageError(skipped[0][0], f'{skipped[0][1]}. {msg}; pass on_error=\'skip\' to go on without')
     print(f"{msg}; pass on_error='raise' to stop instead")
 

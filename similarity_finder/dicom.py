@@ -23,7 +23,7 @@ class ImageError(ValueError):
     def __init__(self, fname, reason):
         self.fname,self.reason = fname,reason
         super().__init__(fname, reason)
-    def __str__(self): return f'{self.fname}: {self.reason}'
+    def __str__(self): return f'{self.fname}: {self.reason}'.encode(errors='backslashreplace').decode() # some file names cannot be printed
 
 # %% ../nbs/00_dicom.ipynb #ba316c59
 dicom_extensions = {'.dcm', '.dicom'}
