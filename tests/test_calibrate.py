@@ -121,7 +121,7 @@ def test_a_label_left_out_has_no_part_in_its_fit():
         assert np.allclose(p[rows], without.probability(z[rows]), atol=1e-6)
         assert np.allclose(changed[rows], without.probability(other[rows]), atol=1e-6) == (label == 'a') # the fits of the others have seen what was changed
     assert np.allclose(p, cross_calibrated(z, q, g, share, folds=4, by='label')) and (cross_calibrated(np.where(touched, -np.inf, z), q, g, folds=2, by='label') == -np.inf).sum() == touched.sum()
-    names = dict(a='a', b=1, c=(1, 2), d=None, e='1') # labels of any type
+    names = dict(a='a', b=1, c=(1, 2), d=2.5, e='1') # labels of any type
     assert np.allclose(p, cross_calibrated(z, [names[o] for o in q], [names[o] for o in g], folds=4, by='label'))
     two = np.isin(q, ['a', 'b'])
     with pytest.raises(ValueError, match='without one of 2 parts of the labels: none of .* is of the different class'): cross_calibrated(z[np.ix_(two, np.isin(g, ['a', 'b']))], q[two], g[np.isin(g, ['a', 'b'])], by='label')
