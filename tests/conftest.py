@@ -9,6 +9,11 @@ matplotlib.use('Agg')
 shared = Path(os.environ.get('SIMILARITY_FINDER_SHARED', Path(__file__).resolve().parents[2]/'shared'))
 
 
+def pytest_collection_modifyitems(items):
+    "The slow ones first: else one worker is left with the longest when the others are done"
+    items.sort(key=lambda o: 'slow' not in o.keywords)
+
+
 @pytest.fixture(scope='session')
 def doodles():
     from similarity_finder.doodle import doodle_pets
