@@ -1,4 +1,4 @@
-"""The article's `SimilarityFinder`: a classifier and a siamese network find the most similar image and show why.
+"""Find the most similar images, with a probability, and show why
 
 Docs: https://similarity-finder.github.io/similarity_finder/finder.html.md"""
 

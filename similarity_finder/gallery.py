@@ -105,7 +105,8 @@ class Gallery:
         if self._links is None: # where the folders really are
             really = {d: os.path.realpath(d) for d in dict.fromkeys(map(os.path.dirname, self.rows.paths))}
             self._links = {os.path.join(really[os.path.dirname(p)], os.path.basename(p)): i for p,i in self._index.items()}
-        return self._links.get(os.path.join(os.path.realpath(os.path.dirname(key)), os.path.basename(key)), self._links.get(os.path.realpath(key)))
+        try: return self._links.get(os.path.join(os.path.realpath(os.path.dirname(key)), os.path.basename(key)), self._links.get(os.path.realpath(key)))
+        except (OSError, ValueError): return None # a name that no file can have
 
 # %% ../nbs/04_gallery.ipynb #704cf22a
 @patch
