@@ -83,7 +83,7 @@ class Explanation:
 
     def _on(self):
         "(name, log-odds) of what leads from the logit's log-odds to those of P(same)"
-        on = [] if self.n_others else [('not enlarged', (self.pair_logit - self.logit)/self.temperature), ('prior', self.prior_shift)]
+        on = [] if self.n_others else [('not enlarged', (self.pair_logit - self.logit)/self.temperature), ('shift', self.prior_shift)]
         return [(k, v) for k,v in on if abs(v) > 5e-3]
 
     def table(self):
