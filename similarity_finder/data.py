@@ -180,7 +180,7 @@ def as_label(
     label # of any kind; None, or not-a-number as tables have it, for none
 )->str|None:
     "A label as it is kept and compared: text, or None"
-    if hasattr(label, 'item') and np.size(label) == 1: label = label.item() # of NumPy or PyTorch
+    if hasattr(label, 'item') and np.ndim(label) == 0: label = label.item() # of NumPy or PyTorch
     return None if label is None or np.ndim(label) == 0 and pd.isna(label) else str(label)
 
 class TextLabels:
