@@ -300,7 +300,7 @@ class GroupSplitter:
         else:
             most = max(2, min(max(10, round(1/self.valid_pct)), len(set(groups)), max(Counter(labels).values())))
             held = lambda folds: min(max(1, round(self.valid_pct*folds)), folds-1) # how many of so many
-            folds = min(range(2, most+1), key=lambda o: (round(abs(held(o)/o - self.valid_pct), 2), o)) # the fewest that come near
+            folds = min(range(2, most+1), key=lambda o: (round(abs(held(o)/o/self.valid_pct - 1), 1), o)) # the fewest that come near
             split = StratifiedGroupKFold(folds, shuffle=True, random_state=self.seed)
         groups,labels = ([{o: i for i,o in enumerate(dict.fromkeys(os))}[o] for o in os] for os in (groups, labels)) # numbers, as scikit-learn wants them
         with warnings.catch_warnings():

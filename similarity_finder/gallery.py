@@ -217,7 +217,7 @@ def remove(self:Gallery,
 # %% ../nbs/04_gallery.ipynb #48882b44
 def _places(o):
     "Places as a tensor, from places or from a mask"
-    o = torch.as_tensor(o)
+    o = o if torch.is_tensor(o) else torch.as_tensor(np.array(o)) # a series of pandas among them
     return o.nonzero()[:,0] if o.dtype == torch.bool else o.long()
 
 @patch

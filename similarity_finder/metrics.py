@@ -231,7 +231,7 @@ def bootstrap(
     **kwargs # further arguments of `measure`
 )->Interval: # it holds the value; not-a-number for the interval of a single query, or group
     "A measure with its confidence interval over queries, or groups of them (percentiles; Wilson's interval where all draws agree on 0 or 1)"
-    while isinstance(measure, partial): measure,args,kwargs = measure.func,(*measure.args, *args),measure.keywords | kwargs
+    while isinstance(measure, partial) and not measure.args: measure,kwargs = measure.func,measure.keywords | kwargs
     if not 0 < level < 1: raise ValueError(f'level, the confidence, lies between 0 and 1, not {level}')
     if draws < 1: raise ValueError(f'draws, how often queries are drawn, is at least 1, not {draws}')
     group = np.arange(len(scores)) if groups is None else _codes(groups)[0]
