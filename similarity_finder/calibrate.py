@@ -54,7 +54,7 @@ def gallery_prior(
     labels # of G images; those whose label is None are left out
 )->float: # between 0 and 1
     "The share of same pairs if queries are like the images of a gallery"
-    counts = np.bincount(_codes([o for o in _list(labels) if o is not None])[0]).astype(float)
+    counts = np.bincount(_codes([str(o) for o in _list(labels) if o is not None])[0]).astype(float)
     n = counts.sum()
     if n < 2: raise ValueError(f'{int(n)} images with a label make no pairs')
     return float((counts*(counts-1)).sum()/(n*(n-1)))
@@ -169,7 +169,7 @@ def threshold_at(
     if (scores == np.inf).any(): raise ValueError(f'{(scores == np.inf).sum()} of {scores.size} scores are infinite: minus infinity leaves a pair out')
     best = lambda kind: scores[kind] if per == 'pair' else np.where(kind, scores, -np.inf).max(1)[kind.any(1)]
     no,yes = np.sort(best(different))[::-1],best(same)
-    allowed = int(fpr*len(no) + 1e-9) # of n k/n is not always k, in floating-point numbers
+    allowed = min(int(fpr*len(no) + 1e-9), len(no)-1) # of n k/n is not always k, in floating-point numbers
     below = no[allowed] # the first that may not pass; the threshold lies half way to the next score above
     above = np.concatenate([no[no > below], yes[yes > below]])
     at = (below + above.min())/2 if len(above) else below + 1e-6*max(1, abs(below))

@@ -214,6 +214,7 @@ def demo(
 ):
     "Train on the embedded doodle pets, find the nearest images of held-out ones, and draw why."
     start = time.time()
+    _check_out(out)
     typer.echo('Loading fastai and drawing the doodle pets ...')
     from similarity_finder.classifier import convnet
     from similarity_finder.data import label_func
@@ -223,7 +224,7 @@ def demo(
     files = doodle_pets(n=n, size=96)
     typer.echo(f'{len(files)} images of {len(set(files.map(label_func)))} breeds. Training the classifier, then the siamese network:')
     finder,held_out,measures = train_finder(files, arch=convnet, pretrained=False, size=64, epochs=epochs, siamese_epochs=siamese_epochs, seed=seed, num_workers=0)
-    finder.save(out/'finder', info=dict(measures=measures))
+    finder.save(out/'finder', info=no_nan(dict(measures=measures)))
     typer.echo(f'\nOn {len(held_out)} images that neither network has learned from:\n  classifier accuracy {measures["classifier_accuracy"]:.0%}\n'
                f'  area under the ROC curve of pairs {measures["pair_auc"]:.3f}\n  nearest image of the same breed {measures["recall@1"]:.0%} '
                f'(a guess: {1/measures["labels"]:.0%})\n')

@@ -100,4 +100,4 @@ def add_picture(
     "Draw, and say where; the answer is given even where that fails"
     if where is None: return
     try: answer['text'] += f'\n{what}: {draw(where) or where}'
-    except OSError as e: warnings.warn(f'no picture: {e}')
+    except (OSError, ValueError, RuntimeError) as e: warnings.warn(f'no picture: {e}')

@@ -181,7 +181,7 @@ def as_label(
 )->str|None:
     "A label as it is kept and compared: text, or None"
     if hasattr(label, 'item') and np.ndim(label) == 0: label = label.item() # of NumPy or PyTorch
-    return None if label is None or np.ndim(label) == 0 and pd.isna(label) else str(label)
+    return None if pd.api.types.is_scalar(label) and pd.isna(label) else str(label)
 
 class TextLabels:
     "A function that labels files, and gives text"
@@ -268,11 +268,11 @@ class ClassSplitter:
     def __call__(self,
         files # image files
     )->tuple: # indices of the training and of the validation files
-        labels = [self.label_func(f) for f in files]
+        labels = [*map(TextLabels(self.label_func), files)]
         classes = sorted(set(labels))
         if self.valid_classes is None:
             held = random.Random(self.seed).sample(classes, min(max(2, round(self.valid_pct*len(classes))), len(classes)))
-        else: held = list(self.valid_classes)
+        else: held = [*map(as_label, self.valid_classes)]
         unknown = [c for c in held if c not in classes]
         if unknown: raise ValueError(f'no files of class {unknown[0]!r}; the classes are {classes}')
         if len(set(held)) == len(classes): raise ValueError(f'all {len(classes)} classes are held out: none is left to train on')

@@ -1,4 +1,4 @@
-"""The company an image keeps: for those who want many images of a kind: a query is asked together with its neighbours, and about each image with *its* neighbours.
+"""The company an image keeps: for those who want many images of a kind, a query is asked together with its neighbours, and about each image with *its* neighbours.
 
 Docs: https://similarity-finder.github.io/similarity_finder/expansion.html.md"""
 

@@ -341,7 +341,7 @@ def evaluate(self:SimilarityFinder,
     "Measure this finder on labelled files"
     classifier = self.classifier
     if isinstance(files, str) and files == 'gallery': # of labels that the classifier does not know
-        files,classifier = _score(self, files, label_func, **{k: kwargs.pop(k) for k in ('bs','num_workers','progress','on_error') if k in kwargs}, **{k: kwargs[k] for k in ('seed',) if k in kwargs}),None
+        files,classifier = _score(self, files, label_func, seed=kwargs.get('seed', 42), **{k: kwargs.pop(k) for k in ('bs','num_workers','progress','on_error') if k in kwargs}),None
     return evaluate(self.gallery, files, label_func, classifier, threshold, **kwargs)
 
 # %% ../nbs/05_finder.ipynb #55866fb6

@@ -75,7 +75,7 @@ class Gallery:
         self._index = {p: i for i,p in enumerate(rows.paths)}
         names = {l: i for i,l in enumerate(dict.fromkeys(rows.labels))}
         self._names,self._codes = names,torch.tensor([names[l] for l in rows.labels], dtype=torch.long)
-        self._files = self._grouped = self._among = self._own_means = self._links = None
+        self._files = self._grouped = self._among = self._own_means = self._folders = None
 
     def __len__(self): return len(self.rows)
     def __repr__(self):
@@ -99,14 +99,14 @@ class Gallery:
         if self._files is None: self._files = L(self.rows.paths).map(Path)
         return self._files
     def index(self, fn):
-        "The place of a file in the gallery, or None; by whichever name, where links lead to it"
+        "The place of a file in the gallery, or None; also by a link to it or to its folder, or where the gallery's folder is one"
         if not isinstance(fn, (str, Path)): return None
         if (i := self._index.get(key := file_key(fn))) is not None: return i
-        if self._links is None: # where the folders really are
-            really = {d: os.path.realpath(d) for d in dict.fromkeys(map(os.path.dirname, self.rows.paths))}
-            self._links = {os.path.join(really[os.path.dirname(p)], os.path.basename(p)): i for p,i in self._index.items()}
-        try: return self._links.get(os.path.join(os.path.realpath(os.path.dirname(key)), os.path.basename(key)), self._links.get(os.path.realpath(key)))
+        if self._folders is None: # where they really are -> what they are called here
+            self._folders = {os.path.realpath(d): d for d in dict.fromkeys(map(os.path.dirname, self.rows.paths))}
+        try: really = [os.path.join(os.path.realpath(os.path.dirname(key)), os.path.basename(key)), os.path.realpath(key)]
         except (OSError, ValueError): return None # a name that no file can have
+        return next((i for o in really if (i := self._index.get(os.path.join(self._folders.get(os.path.dirname(o), ''), os.path.basename(o)))) is not None), None)
 
 # %% ../nbs/04_gallery.ipynb #704cf22a
 @patch

@@ -36,11 +36,12 @@ def _rows(scores, labels, gallery_labels=None):
         same = _array(labels).astype(bool)
         if same.shape != scores.shape: raise ValueError(f'the truth of each pair is needed: scores are of shape {scores.shape}, truths of {same.shape}')
     else:
+        labels,gallery_labels = _list(labels),_list(gallery_labels)
         q,g = _codes(labels, gallery_labels)
         if scores.shape != (len(q), len(g)): raise ValueError(f'{len(q)} queries and {len(g)} gallery images need scores of that shape, got {scores.shape}')
         same = q[:,None] == g[None]
         for o,axis in ((labels, 1), (gallery_labels, 0)): # what has no label is the same as nothing, and different from nothing
-            if (none := np.array([l is None for l in _list(o)], dtype=bool)).any(): scores = np.where(np.expand_dims(none, axis), -np.inf, scores)
+            if (none := np.array([l is None for l in o], dtype=bool)).any(): scores = np.where(np.expand_dims(none, axis), -np.inf, scores)
     if np.isnan(scores).any(): raise ValueError(f'{np.isnan(scores).sum()} of {scores.size} scores are not numbers (NaN): minus infinity leaves a pair out')
     if scores.ndim == 1: scores,same = scores[:,None],same[:,None]
     keep = scores > -np.inf

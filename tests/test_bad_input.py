@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -217,6 +218,7 @@ def test_a_mask_is_not_read_as_places(doodles, finder):
     query = gallery.encode(doodles[0])
     assert torch.equal(gallery.scores(query, mask), gallery.scores(query)[:, [5, 7]])
     assert torch.equal(gallery.scores(query, torch.from_numpy(mask)), gallery.scores(query, [5, 7]))
+    assert torch.equal(gallery.scores(query, pd.Series([5, 7], index=[10, 20])), gallery.scores(query, [5, 7])) # as a table gives them
 
 
 def test_an_object_that_is_no_image_stops_nothing(doodles, finder):
