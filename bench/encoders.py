@@ -16,7 +16,7 @@ from quality import as_logits, with_neighbours
 from similarity_finder.classifier import evaluating
 from similarity_finder.data import label_func, pets
 from similarity_finder.encode import PairEncoder
-from similarity_finder.evaluate import score_queries
+from similarity_finder.scored import score_queries
 from similarity_finder.gallery import Gallery
 from similarity_finder.pairs import siamese_dls
 from similarity_finder.siamese import siamese_learner

@@ -17,10 +17,11 @@ from fastai.data.transforms import TrainTestSplitter
 from fastai.torch_core import set_seed
 from torchvision.models import mobilenet_v2
 from common import here
-from similarity_finder import cam
-from similarity_finder.cam import PairMaps, cam_methods, encoder_maps, expected_maps, fine_maps, image_methods, pair_maps
+from similarity_finder import evidence
+from similarity_finder.cam import encoder_maps, expected_maps, fine_maps, image_methods, pair_maps
 from similarity_finder.data import label_func, pets, pets_mask
 from similarity_finder.encode import PairEncoder
+from similarity_finder.evidence import PairMaps, cam_methods
 from similarity_finder.faithfulness import energy_inside, map_agreement, perturbation_curve, pointing_game, scrambled
 from similarity_finder.gallery import Gallery
 from similarity_finder.head import PairVectors
@@ -32,10 +33,10 @@ from similarity_finder.siamese import siamese_learner
 
 def mean_maximum(head, A, B):
     "Exact maps with maxima counted from their mean over the training images on"
-    ours, cam.place_evidence = cam.place_evidence, lambda X, weight, base, pool: place(X, weight, torch.cat([head.bn_q.running_mean[:head.nf], base[head.nf:]]), pool)
+    ours, evidence.place_evidence = evidence.place_evidence, lambda X, weight, base, pool: place(X, weight, torch.cat([head.bn_q.running_mean[:head.nf], base[head.nf:]]), pool)
     place = ours
-    try: return cam.exact_maps(head, A, B)
-    finally: cam.place_evidence = ours
+    try: return evidence.exact_maps(head, A, B)
+    finally: evidence.place_evidence = ours
 
 
 def plain(f): return lambda head, A, B: PairMaps(*(f(o[:,:head.nf]) for o in (A, B)), torch.zeros(len(A)), torch.zeros(len(A)), '')

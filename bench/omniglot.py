@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from similarity_finder.head import PairHead
 from similarity_finder.metrics import map_at_r, recall_at_k
 from similarity_finder.pairs import class_batches
-from similarity_finder.siamese import PairLoss, contrastive
+from similarity_finder.losses import PairLoss, contrastive
 from protocols import Metric, Net, adamw, metric_loss, sampled_pairs
 
 

@@ -23,7 +23,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 from torchcam.methods import GradCAM as TorchCAM
 from common import here, write_csv
-from similarity_finder.cam import gradcam_maps
+from similarity_finder.evidence import gradcam_maps
 from similarity_finder.train import doodle_finder
 
 

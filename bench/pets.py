@@ -13,10 +13,11 @@ from fastai.data.transforms import TrainTestSplitter
 from fastai.torch_core import set_seed
 from fastai.vision.augment import Resize
 from torchvision.models import mobilenet_v2
-from similarity_finder.cam import cam_methods, pair_maps
+from similarity_finder.cam import pair_maps
 from similarity_finder.classifier import classifier_dls, classifier_learner
 from similarity_finder.data import ClassSplitter, label_func, pets, pets_mask
 from similarity_finder.encode import PairEncoder
+from similarity_finder.evidence import cam_methods
 from similarity_finder.finder import SimilarityFinder
 from similarity_finder.gallery import Gallery
 from similarity_finder.faithfulness import energy_inside, pointing_game

@@ -15,12 +15,15 @@ from fastai.torch_core import params, set_seed
 from fastai.vision.learner import create_head
 from sklearn.metrics import roc_auc_score
 from torchvision.models import mobilenet_v2
+from similarity_finder.blocks import last_blocks
 from similarity_finder.classifier import add_normalize, create_encoder
 from similarity_finder.data import label_func, pets
 from similarity_finder.head import PairHead, PairVectors, cat_vectors, off_diagonal, source_votes, summarise
+from similarity_finder.losses import PairLoss, contrastive, distillation
 from similarity_finder.metrics import map_at_r, recall_at_k
 from similarity_finder.pairs import class_batches, siamese_dls
-from similarity_finder.siamese import PairLoss, Views, _helpful, _let_vote, contrastive, distillation, last_blocks
+from similarity_finder.siamese import Views
+from similarity_finder.votes import _helpful, _let_vote
 
 here = Path(__file__).parent
 adamw = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True, eps=1e-5, betas=(0.9, 0.99)) # as fastai's, with less work on a CPU

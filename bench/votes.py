@@ -8,10 +8,11 @@ Seconds to encode an image (batches of 64 tensors in memory) and to score one qu
 import argparse
 import torch, torch.nn.functional as F
 from common import here, in_turns, random_encoder, write_csv
+from similarity_finder.blocks import KeptBlocks
 from similarity_finder.encode import PairEncoder
 from similarity_finder.head import PairVectors
 from similarity_finder.scan import best, pair_scan, scan_weights
-from similarity_finder.siamese import KeptBlocks, SiameseModel
+from similarity_finder.siamese import SiameseModel
 
 
 def variants(arch, size):

@@ -20,7 +20,6 @@ from .command import Folder,Json,Strict,Workers,app,command,images_of,report
 def _files(where, key='file'):
     "The images of folders, files and csv tables"
     import pandas as pd
-    from similarity_finder.data import image_files
     out = []
     for p in map(Path, where):
         if p.suffix.lower() != '.csv': out += images_of([p]); continue

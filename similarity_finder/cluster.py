@@ -9,7 +9,6 @@ __all__ = ['methods', 'average_linkage', 'group', 'with_neighbours', 'group_by_d
 
 # %% ../nbs/08_cluster.ipynb #a4bbd9fa
 import textwrap
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -29,7 +29,6 @@ def command(f):
         import matplotlib
         matplotlib.use('Agg') # pictures go to files
         warnings.filterwarnings('ignore', '`torch.jit.script` is deprecated', FutureWarning) # of fastai's, with the newest torch: nothing that a user could do about
-        from similarity_finder.data import ImageError
         try: return f(*args, **kwargs)
         except (ValueError, OSError, RuntimeError) as e: # ImageError, LabelError and StoreError are among them
             typer.echo(f'error: {e}', err=True)

@@ -18,14 +18,14 @@ import pandas as pd
 import torch
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap,Normalize
-from PIL import Image
 from fastcore.basics import patch
 from fastai.torch_core import show_image
 
-from .cam import PairMaps,cam_methods,contrast_maps,encoder_maps,map_scale,overlay,pair_maps,place_matrix,show_cam,show_maps,to_tensor
+from .cam import contrast_maps,encoder_maps,map_scale,overlay,pair_maps,show_cam,show_maps,to_tensor
 from .places import place_shift,resize_map
 from .classifier import evaluating,source_names
 from .encode import PairEncoder
+from .evidence import PairMaps,cam_methods,place_matrix
 
 # %% ../nbs/05_explanation.ipynb #9f61b873
 class SourceVotes(NamedTuple):

@@ -27,10 +27,10 @@ from .classifier import Classifier,class_probabilities
 from .data import ImageError,label_func,open_image,report_skipped
 from .encode import PairEncoder
 from .explanation import Explanation,explain_pair,save_figure
-from .evaluate import Calibrated,Evaluation,Scored,_check_scored,calibrate_gallery,evaluate,score_gallery,score_queries
+from .evaluate import Calibrated,Evaluation,_check_scored,calibrate_gallery,evaluate
 from .gallery import Candidate,Gallery,Match,_listed,percent
-from .head import PairVectors
 from .pairs import SiameseImage
+from .scored import Scored,score_gallery,score_queries
 from .store import load_finder,save_finder
 
 # %% ../nbs/05_finder.ipynb #67650f45

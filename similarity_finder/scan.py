@@ -15,7 +15,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from .classifier import evaluating
 from .head import PairHead,PairVectors
 
 # %% ../nbs/04_scan.ipynb #a45adca0

@@ -17,6 +17,7 @@ from torch import nn
 from fastai.vision.learner import add_head
 
 from . import __version__
+from .blocks import KeptBlocks
 from .calibrate import Calibration,head_calibration,store_calibration
 from .classifier import Classifier,create_encoder,evaluating,own_archs
 from .data import LabelError,PatternLabeller,TableLabeller,parent_label
@@ -25,7 +26,7 @@ from .expansion import Neighbours
 from .gallery import Gallery
 from .head import PairHead
 from .preprocess import Preprocess
-from .siamese import KeptBlocks,SiameseModel
+from .siamese import SiameseModel
 from .table import StoreError,drop_gallery,list_galleries
 
 # %% ../nbs/04_store.ipynb #a254dc61

@@ -23,16 +23,18 @@ from torchvision.models import resnet34
 
 from . import __file__ as package
 from .augment import PatchErasing
+from .blocks import last_blocks
 from .classifier import classifier_dls,classifier_learner,convnet,evaluating,patchnet
 from .data import label_func,usable_files
 from .doodle import doodle_home,doodle_label,doodle_pets
-from .evaluate import Scored,_searched,calibrate_gallery,calibrate_head,score_queries
+from .evaluate import calibrate_gallery,calibrate_head
 from .finder import SimilarityFinder
 from .gallery import Gallery
 from .identify import among,cross_identified,fit_label_temperature
 from .metrics import map_at_r,recall_at_k,roc_auc
 from .pairs import siamese_dls
-from .siamese import last_blocks,siamese_learner
+from .scored import Scored,_searched,score_queries
+from .siamese import siamese_learner
 from .store import StoreError,read_description
 
 # %% ../nbs/07_train.ipynb #86ad18db

@@ -178,7 +178,7 @@ def test_labels_that_are_numbers_do_as_well_as_text(doodles, finder):
 def test_queries_without_a_label_are_skipped(doodles, finder):
     "They are not taken for queries of labels that the gallery has not"
     from similarity_finder.data import label_func
-    from similarity_finder.evaluate import score_queries
+    from similarity_finder.scored import score_queries
     gallery = finder.gallery
     for none in (None, float('nan')):
         with pytest.warns(UserWarning, match='images of the gallery'):
@@ -198,7 +198,7 @@ def test_a_file_whose_name_is_not_utf8_is_skipped(doodles, finder, tmp_path):
 
 
 def test_a_link_does_not_hide_that_a_query_is_in_the_gallery(doodles, finder, tmp_path):
-    from similarity_finder.evaluate import score_queries
+    from similarity_finder.scored import score_queries
     from similarity_finder.gallery import Gallery
     (tmp_path/'link').symlink_to(doodles[0].parent)
     there = tmp_path/'link'/doodles[0].name
@@ -239,12 +239,12 @@ def test_a_gallery_of_one_label_is_measured(doodles, finder):
 
 
 def test_too_many_queries_are_drawn_by_seed(doodles, finder, monkeypatch):
-    from similarity_finder import evaluate
+    from similarity_finder import scored
     from similarity_finder.gallery import Gallery
     gallery = Gallery.from_files(doodles[::2], finder.encoder, progress=False, num_workers=0)
-    monkeypatch.setattr(evaluate, '_most_pairs', 5*len(gallery))
+    monkeypatch.setattr(scored, '_most_pairs', 5*len(gallery))
     def asked(seed):
-        with pytest.warns(UserWarning, match='5 of 40 images are queries, drawn by lot'): return evaluate.score_queries(gallery, doodles[1:80:2], progress=False, num_workers=0, seed=seed).files
+        with pytest.warns(UserWarning, match='5 of 40 images are queries, drawn by lot'): return scored.score_queries(gallery, doodles[1:80:2], progress=False, num_workers=0, seed=seed).files
     assert asked(1) == asked(1) != asked(2) and asked(1) == sorted(asked(1))
 
 

@@ -10,10 +10,11 @@ import pytest
 
 from similarity_finder.calibrate import Calibration, cross_calibrated, head_calibration, store_calibration
 from similarity_finder.data import ImageError, label_func
-from similarity_finder.evaluate import calibrate_head, evaluate, measure_table, score_gallery, score_queries
+from similarity_finder.evaluate import calibrate_head, evaluate, measure_table
 from similarity_finder.finder import SimilarityFinder
 from similarity_finder.gallery import Gallery
 from similarity_finder.metrics import bootstrap, calibration_error
+from similarity_finder.scored import score_gallery, score_queries
 
 
 @pytest.fixture
@@ -252,7 +253,7 @@ def test_what_cannot_ask_in_its_gallery_is_said(new_labels, finder, doodles, mon
     bare = SimilarityFinder.from_parts(finder.classifier, Gallery.from_files(doodles[:4], finder.encoder, None, progress=False))
     with pytest.raises(ValueError, match='no image of the gallery has a label'): bare.evaluate('gallery')
     with pytest.raises(ValueError, match='is not in the gallery'): score_gallery(new_labels.gallery, [doodles[-1]])
-    monkeypatch.setattr('similarity_finder.evaluate._most_pairs', 40*12)
+    monkeypatch.setattr('similarity_finder.scored._most_pairs', 40*12)
     with pytest.warns(UserWarning, match='12 of 38 images are queries, drawn by lot: all would make 1,520 pairs'): some = score_gallery(new_labels.gallery)
     with pytest.warns(UserWarning, match='drawn by lot'): assert score_gallery(new_labels.gallery).files == some.files # same seed
     assert some.logits.shape == (12, 40) and evaluate(new_labels.gallery, some, draws=2).scored is some
@@ -284,7 +285,8 @@ def test_a_file_counts_once_whatever_it_is_called(parts, monkeypatch):
 def test_what_stands_beside_is_asked_like_the_rest():
     "Of labels that its gallery has, by pairs, with pairs of both kinds; the other queries are left out"
     from similarity_finder.calibrate import fit_calibration
-    from similarity_finder.evaluate import Scored, calibrate_head
+    from similarity_finder.evaluate import calibrate_head
+    from similarity_finder.scored import Scored
     from similarity_finder.head import PairHead
     rng, head = np.random.default_rng(3), PairHead(4, 2)
     def some(q, g): return Scored(list(map(str, q)), q, rng.normal(0, 2, (len(q), len(g))) + np.where(np.array(q)[:, None] == np.array(g)[None], 2, -2), g, [])

@@ -4,10 +4,12 @@ import torch
 from torch import nn
 from torchvision.models import mobilenet_v2, resnet18, squeezenet1_0
 
-from similarity_finder.cam import background_methods, cam_methods, encoder_maps, exact_maps, hirescam_maps, image_methods, pair_maps, place_matrix
+from similarity_finder.cam import background_methods, encoder_maps, image_methods, pair_maps
+from similarity_finder.evidence import cam_methods, exact_maps, hirescam_maps, place_matrix
 from similarity_finder.classifier import create_encoder, n_channels
 from similarity_finder.faithfulness import map_agreement, scrambled
-from similarity_finder.siamese import PairHead, SiameseModel
+from similarity_finder.head import PairHead
+from similarity_finder.siamese import SiameseModel
 
 
 def shake(model):

@@ -7,10 +7,11 @@ import torch
 
 from similarity_finder.calibrate import Calibration, fit_calibration, store_calibration
 from similarity_finder.data import label_func
-from similarity_finder.evaluate import evaluate, score_gallery, score_queries
+from similarity_finder.evaluate import evaluate
 from similarity_finder.finder import SimilarityFinder
 from similarity_finder.gallery import Gallery
 from similarity_finder.identify import among, cross_identified, fit_label_temperature, label_probabilities
+from similarity_finder.scored import score_gallery, score_queries
 from similarity_finder.store import read_description
 
 

@@ -17,13 +17,14 @@ from similarity_finder.cluster import cluster
 from similarity_finder.data import ImageError, LabelError, ask_each, each_once, label_func, open_image, usable_files
 from similarity_finder.doodle import doodle_label
 from similarity_finder.duplicates import duplicates
-from similarity_finder.evaluate import evaluate, score_gallery
+from similarity_finder.evaluate import evaluate
 from similarity_finder.faithfulness import background_reliance
 from similarity_finder.finder import SimilarityFinder
 from similarity_finder.gallery import Gallery
 from similarity_finder.match import match, match_within
 from similarity_finder.propagate import propagate
 from similarity_finder.scanner import site_reliance
+from similarity_finder.scored import score_gallery
 from similarity_finder.show import draw_matches, draw_reasons
 
 

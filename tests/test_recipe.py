@@ -5,11 +5,13 @@ import pytest
 import torch
 from torch import nn
 
+from similarity_finder.blocks import KeptBlocks, last_blocks
 from similarity_finder.classifier import convnet, create_encoder
 from similarity_finder.doodle import doodle_pets
 from similarity_finder.head import PairHead
+from similarity_finder.losses import PairLoss, contrastive
 from similarity_finder.pairs import siamese_dls
-from similarity_finder.siamese import KeptBlocks, PairLoss, SiameseModel, contrastive, last_blocks, siamese_learner
+from similarity_finder.siamese import SiameseModel, siamese_learner
 from similarity_finder.store import build_encoder, describe_encoder
 
 

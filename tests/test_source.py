@@ -5,10 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from similarity_finder import siamese
-from similarity_finder.cam import exact_maps, encoder_maps
+from similarity_finder import siamese, votes as voting
+from similarity_finder.blocks import KeptBlocks
+from similarity_finder.cam import encoder_maps
 from similarity_finder.classifier import classifier_dls, classifier_learner, convnet, evaluating, source_names
 from similarity_finder.doodle import doodle_pets
+from similarity_finder.evidence import exact_maps
 from similarity_finder.finder import SimilarityFinder
 from similarity_finder.pairs import siamese_dls
 from similarity_finder.preprocess import Preprocess
@@ -31,7 +33,7 @@ def weights(tmp_path_factory):
 def learners(files, weights):
     with pytest.MonkeyPatch.context() as m:
         m.setattr(siamese, '_helpful', lambda *args, **kwargs: True) # whatever classes with random weights are worth
-        m.setattr(siamese, '_known', lambda head, *args, **kwargs: (torch.eye(3, head.nf), (-1., -0.99))) # nothing is new
+        m.setattr(voting, '_known', lambda head, *args, **kwargs: (torch.eye(3, head.nf), (-1., -0.99))) # nothing is new
         clearn = classifier_learner(classifier_dls(files, size=64, bs=16, num_workers=0), convnet, weights=weights)
         slearn = siamese.siamese_learner(siamese_dls(files, size=64, bs=16, num_workers=0), encoder=clearn.model[0], n_hidden=8)
         with slearn.no_bar(), slearn.no_logging(): slearn.fit_head(1, 1e-3, blocks=2, views=1, n_vote=100, vote=(0.5,0.6))
@@ -119,10 +121,10 @@ def test_where_nothing_tells_what_is_new_it_is_said(learners, monkeypatch):
     slearn = copy.deepcopy(learners[1])
     with pytest.raises(ValueError, match='both_new takes votes that count more on new images'): slearn.fit_head(1, 1e-3, both_new=3., vote=0.2)
     with pytest.raises(ValueError, match='both_new, what two new images have'): slearn.fit_head(1, 1e-3, both_new=-1.)
-    for name, value, said in (('_helpful', lambda *args, **kwargs: False, 'no source classes vote'), ('_known', lambda *args, **kwargs: None, 'do not tell new images')):
+    for module, name, value, said in ((siamese, '_helpful', lambda *args, **kwargs: False, 'no source classes vote'), (voting, '_known', lambda *args, **kwargs: None, 'do not tell new images')):
         with monkeypatch.context() as m, slearn.no_bar(), slearn.no_logging():
             m.setattr(siamese, '_helpful', lambda *args, **kwargs: True)
-            m.setattr(siamese, name, value)
+            m.setattr(module, name, value)
             with pytest.warns(UserWarning, match=said): slearn.fit_head(1, 1e-3, both_new=3.)
         assert not slearn.model.head.shares_novelty
 
@@ -132,10 +134,10 @@ def test_new_images_are_told_by_votes(files, learners, tmp_path, monkeypatch, bo
     "The votes' share differs from image to image, and what is searched, saved and explained is one and the same"
     slearn = copy.deepcopy(learners[1])
     monkeypatch.setattr(siamese, '_helpful', lambda *args, **kwargs: True)
-    monkeypatch.setattr(siamese, '_known', lambda head, *args, **kwargs: (torch.eye(3, head.nf), (-1., -0.99)))
+    monkeypatch.setattr(voting, '_known', lambda head, *args, **kwargs: (torch.eye(3, head.nf), (-1., -0.99)))
     with slearn.no_bar(), slearn.no_logging(): slearn.fit_head(1, 1e-3, blocks=2, views=1, lr_blocks=3e-3, both_new=both)
     head, encoder, source = slearn.model.head, slearn.model.encoder, learners[0].model[0].source
-    assert isinstance(encoder, siamese.KeptBlocks)
+    assert isinstance(encoder, KeptBlocks)
     assert (head.alpha*head.source_both).item() == pytest.approx(3, abs=1e-4) if both else head.source_both is None
     x = Preprocess.of(slearn.dls)(files)
     with evaluating(slearn.model), torch.no_grad():
