@@ -13,19 +13,16 @@ slow = ['cheat', 'labels_decide', '02_siamese', '07_train', 'few_labels', '01_cl
 elsewhere = ['pets'] # executed by tests/test_tutorial.py, with the wheel
 
 
-def run(f):
-    cfg = get_config()
-    return test_nb(f, skip_flags=cfg.tst_flags.split() if isinstance(cfg.tst_flags, str) else cfg.tst_flags, basepath=cfg.config_path, cell_timeout=int(cfg.cell_timeout))
-
-
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--workers', type=int, default=2)
-    files = {f.stem: f.absolute() for f in sorted(nbglob(get_config().nbs_path, as_path=True)) if f.stem not in elsewhere}
+    cfg = get_config()
+    kw = dict(skip_flags=cfg.tst_flags.split(), basepath=cfg.config_path, cell_timeout=int(cfg.cell_timeout))
+    files = {f.stem: f.absolute() for f in sorted(nbglob(cfg.nbs_path, as_path=True)) if f.stem not in elsewhere}
     if unknown := [o for o in slow if o not in files]: sys.exit(f'no notebooks: {unknown}')
     failed, names = [], slow + [o for o in files if o not in slow]
     with ProcessPoolExecutor(p.parse_args().workers) as pool:
-        jobs = {pool.submit(run, files[o]): o for o in names}
+        jobs = {pool.submit(test_nb, files[o], **kw): o for o in names}
         for i, job in enumerate(as_completed(jobs), 1):
             passed, seconds = job.result()
             if not passed: failed.append(jobs[job])
