@@ -4,7 +4,6 @@
 """
 import argparse, sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from pathlib import Path
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 from nbdev.test import test_nb
