@@ -213,6 +213,7 @@ def sampled_pairs(labels, n, rng):
 default = dict(loss='pairs', tail=2, views='both', bs=64, k=4, epochs=12, lr=1e-3, lr_enc=4e-4, n_hidden=512, drop=(0.25,0.5), pool='concat', share=0.5, metric=True, symmetric=True, lwf=0., vote=0., own=True, # how much the source classes' probabilities are held, and the shares of their votes, as in `fit_head`; with or without the votes of the blocks as they were on what is new
                both=0., # what two new images have in the logit from that alone
                still=True, ema=0., ema_start=0., wd=0.1, ce=0., smooth=0., pct_start=0.25, hard=0., rank=0., rank_e=0., pairs_e=0., detach=False, apart=False, zero=True, tau=0.1, distill=0.,
+               warm=False, # the blocks start as a classifier of the labels has trained them, for as long
                mix=1., again=1/2) # how much of the trained blocks there is in their mean with what they were (1: all of it); then the head learns again, for this share of the epochs
 
 
@@ -255,6 +256,10 @@ def train(p, caches, **cfg):
         untouched, seen = copy.deepcopy(tail), told(tail, plain, caches.source)
         if not _helpful(*(o[tr] for o in seen), y, p.seed): c['vote'] = 0
         voters = seen[1][tr].pow(2).mean(0).topk(512).indices
+    before = copy.deepcopy(tail.state_dict())
+    if c['warm']:
+        tail.load_state_dict(train(p, caches, loss='classifier', epochs=c['epochs'])[1].tail.state_dict())
+        set_seed(p.seed, reproducible=True)
     if c['metric'] and c['zero'] and isinstance(head, PairHead): nn.init.zeros_(head.w.weight)
     labels, rng, k = y.tolist(), random.Random(p.seed), c['k']
     if c['loss'] == 'sampled':
@@ -286,7 +291,6 @@ def train(p, caches, **cfg):
             start_e = head.alpha.item(), head.w.bias.item() # slope and shift of the cosines as they are
     start, key = time.process_time(), hashlib.sha256(json.dumps([p.name, p.seed, list(map(int, p.train)), {k: v for k, v in cfg.items() if k not in ('share', 'vote', 'own', 'both', 'mix', 'again')}], sort_keys=True).encode()).hexdigest()[:12]
     fname = caches.folder/f'net_{p.name}_{p.seed}_{key}.pt' # trained once
-    before = copy.deepcopy(tail.state_dict())
     if (kept := fname.exists()): net.load_state_dict(torch.load(fname))
     else:
         fit(x, c['epochs'], np.array([c['lr_enc'], c['lr']]) if c['tail'] else c['lr'])

@@ -14,6 +14,7 @@ The trials from 'full' on are without that mistake, with several seeds; the firs
     python bench/recipe.py ... --seeds 6 7 8 9 10 11 --trials raw "head alone" "2e-4, 24 epochs" "4e-4, 24 epochs" "two networks, 24 epochs" "SupCon, 24 epochs" "SupCon at 2e-4, 24 epochs"
 
     python bench/recipe.py ... --seeds 0 1 2 --trials "mixed 1" "mixed 0.65" ... "SupCon, mixed 0.65" ... "held 0.2" ... # all from 'mixed 0.5' on
+    python bench/recipe.py ... --seeds 0 1 2 --trials "kept, 128 hidden units" "kept, 1024 hidden units" "kept, no dropout" "kept, means only" "kept, maxima only" "kept, weights averaged (EMA 0.98)" "kept, from a classifier" # these last
     python bench/recipe.py ... --seeds 12 13 14 15 16 17 --protocols new --trials raw "held 0.1, mixed" "kept, 0.1 to 0.3" ...
 
 'The default' of the first trials is the one of 12 epochs at 4e-4. What followed, 24 epochs at 2e-4, then at 4e-4 with the weights mixed, then at 8e-4 held to the source classes, is in quality.py. The last group, from 'mixed 0.5' on, learned from views drawn anew.
@@ -114,6 +115,9 @@ trials |= {f'kept, {name}': (f'8e-4, held {c.get("lwf", 0.1)}, weights mixed: 0.
 trials |= { # the default with something else in place of its contrastive loss, and with weights that are taken back further
     'kept, cross-entropy': ('the default, cross-entropy of the cosines for the contrastive loss', {**kept, 'vote': (0.1, 0.3), 'rank_e': 0., 'pairs_e': 1.}),
     **{f'kept, mixed {m}': (f'the default, weights mixed: {m}', {**kept, 'vote': (0.1, 0.3), 'mix': m}) for m in (0.5, 0.6, 0.7)}}
+trials |= {f'kept, {name}': (f'the default, {name}', {**kept, 'vote': (0.1, 0.3), **c}) for name, c in ( # what of the head and of the training was chosen early, with the recipe of today
+    ('128 hidden units', {'n_hidden': 128}), ('1024 hidden units', {'n_hidden': 1024}), ('no dropout', {'drop': (0., 0.)}), ('means only', {'pool': 'avg'}), ('maxima only', {'pool': 'max'}),
+    ('weights averaged (EMA 0.98)', {'ema': 0.98}), ('from a classifier', {'warm': True}))}
 header = ['trial', 'what', 'protocol', 'seed', 'measure', 'value']
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .metrics import _array,_both,_codes,_list,_rows,_weights
+from .metrics import _array,_both,_codes,_list,_missing,_rows,_weights
 
 # %% ../nbs/06_calibrate.ipynb #4dea0b07
 def _log_odds(p): return np.log(p) - np.log1p(-p)
@@ -51,10 +51,10 @@ class Calibration(NamedTuple):
 
 # %% ../nbs/06_calibrate.ipynb #48fb43eb
 def gallery_prior(
-    labels # of G images; those whose label is None are left out
+    labels # of G images; those without one (None, not-a-number) are left out
 )->float: # between 0 and 1
     "The share of same pairs if queries are like the images of a gallery"
-    counts = np.bincount(_codes([str(o) for o in _list(labels) if o is not None])[0]).astype(float)
+    counts = np.bincount(_codes([str(o) for o in _list(labels) if not _missing(o)])[0]).astype(float)
     n = counts.sum()
     if n < 2: raise ValueError(f'{int(n)} images with a label make no pairs')
     return float((counts*(counts-1)).sum()/(n*(n-1)))
@@ -74,7 +74,7 @@ def fit_calibration(
     logits, # (Q, G) of queries that training has not seen, or (N,) of any pairs; minus infinity leaves a pair out
     labels, # Q labels; or the truth of each pair, without `gallery_labels`
     gallery_labels=None, # G labels
-    prior:float|None=None, # the share of same pairs where the percentages will be read; by default as in these pairs. One so low that these pairs hardly show it is reached from their own share, as `at_prior` does
+    prior:float|None=None, # the share of same pairs where the percentages will be read; by default as in these pairs. One so low, or so high, that these pairs hardly show it is reached from their own share, as `at_prior` does
     weights=None, # (Q,), how often each query counts
     beside=None # other pairs, which count as much as these do together: a tuple of logits, labels and gallery labels, as above
 )->Calibration:
@@ -87,8 +87,9 @@ def fit_calibration(
     shares = [n/(n+m) for n,m in many]
     if prior is None: prior = shares[0]
     _check_prior(prior)
-    rare = any(prior*(m+2) < 20 for _,m in many) # the one different pair in m+2 that is not ruled out would count more than a twentieth of all same ones
-    at = max(prior, *shares) if rare else prior # from there Bayes' rule leads to the prior
+    at = prior # but where the one pair in n+2 or m+2 that is not ruled out would count more than a twentieth of all of the other kind, Bayes' rule leads to the prior from the pairs' own share
+    if any(prior*(m+2) < 20 for _,m in many): at = max(prior, *shares)
+    if any((1-prior)*(n+2) < 20 for n,_ in many): at = min(prior, *shares) if at == prior else at
     for (z,y,w),(n,m) in zip(sets, many): # each counts the same, however small
         parts.append((z, w*np.where(y, at/n, (1-at)/m)/len(sets), np.where(y, (n+1)/(n+2), 1/(m+2))))
     z,w,target = map(np.concatenate, zip(*parts))
@@ -150,7 +151,7 @@ def cross_calibrated(
 class Threshold(NamedTuple):
     "A score that few different pairs reach"
     score:float # a pair at or above it passes
-    fpr:float # measured share of false ones that pass
+    fpr:float # share of false ones that pass, of those that the score was chosen by; of n others on average as much as one in n more
     tpr:float # measured share of same ones that pass
     n:int # different pairs, or queries with any, that it was measured on
 

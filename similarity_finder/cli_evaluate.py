@@ -26,6 +26,7 @@ def evaluate(
     calibrate:Annotated[bool, typer.Option('--calibrate', help='Fit P(same) to these images, and save it with the finder.')]=False,
     prior:Annotated[float|None, typer.Option(help='With --calibrate: share of same pairs where the percentages will be read (default: as these images and the gallery have it).')]=None,
     unknown:Annotated[bool, typer.Option('--unknown', help='With --calibrate: count images of labels that the gallery has not, for percentages that are read where such images come as often.')]=False,
+    fpr:Annotated[float|None, typer.Option(help='Find the P(same) that so small a share of these images reaches with a wrong match, as 0.05: for `search --min-probability`.')]=None,
     expand:Annotated[int|None, typer.Option(help='Search with so many neighbours of each image, 0 for none (default: as the finder has it); kept with --calibrate.', min=0)]=None,
     seed:Annotated[int, typer.Option(help='Of everything random: confidence intervals, halves and parts.')]=42,
     picture:Annotated[Path|None, typer.Option(help='Picture to write (default: similarity-finder-evaluation.png, or none with --json).')]=None,
@@ -37,6 +38,7 @@ def evaluate(
         for option,given in (('--prior', prior is not None), ('--unknown', unknown)):
             if given and not calibrate: raise ValueError(f'{option} is for --calibrate: add it, or leave {option} out')
         if prior is not None and not 0 < prior < 1: raise ValueError(f'--prior, a share of pairs, lies between 0 and 1, not {prior}')
+        if fpr is not None and not 0 <= fpr < 1: raise ValueError(f'--fpr, a share of images, is at least 0 and below 1, not {fpr}')
         where = picture_of(picture, no_picture, as_json, 'similarity-finder-evaluation.png')
         if gallery == bool(images): raise ValueError('name images to measure with, or --gallery for those of the gallery' + (', not both' if gallery else ''))
         if gallery and labels is not None: raise ValueError('the images of the gallery have their labels: --labels is for others')
@@ -48,6 +50,7 @@ def evaluate(
         answer['json'],answer['text'] = measured.to_dict(),repr(measured)
         add_picture(answer, where, measured.save)
         if calibrate: _calibrate(found, finder, measured.scored, prior, seed, unknown, answer)
+        if fpr is not None: _threshold(found, finder, measured.scored, fpr, answer)
 
 def _calibrate(found, place, scored, prior, seed, unknown, answer):
     "Calibrate a finder on scored queries and save it; what else it kept stays"
@@ -56,7 +59,15 @@ def _calibrate(found, place, scored, prior, seed, unknown, answer):
     done = calibrate_gallery(found.gallery, scored, prior, seed, unknown=unknown)
     info = read_description(place)['info']
     number = lambda x: x if x == x else None # JSON has no not-a-number
-    kept = done.calibration._asdict() | dict(error_before=done.before.value, error_after=number(done.after.value), error_other_labels=number(done.other_labels.value), queries=len(scored.files) if unknown else int(scored.known.sum()), unknown=int((~scored.known).sum()) if unknown else 0)
+    kept = done.calibration._asdict() | dict(error_before=done.before.value, error_after=number(done.after.value), error_other_labels=number(done.other_labels.value), error_best_match=number(done.best.value), queries=len(scored.files) if unknown else int(scored.known.sum()), unknown=int((~scored.known).sum()) if unknown else 0)
     found.save(place, info | dict(calibration=kept))
     answer['json']['calibrated'] = kept
     answer['text'] += f'\nThe table is of the finder as it was. Now {done}\nSaved in {place}'
+
+def _threshold(found, place, scored, fpr, answer):
+    "The P(same) that few queries reach with a wrong match, by the percentages that the finder has now"
+    from similarity_finder.scored import _searched
+    if scored.pairs is not None: scored = scored._replace(logits=_searched(found.gallery, scored.files, scored.pairs)) # neighbours count by what pairs mean now
+    t = found.threshold_at(scored, fpr)
+    answer['json']['threshold_at'] = t._asdict()
+    answer['text'] += f'\nFrom P(same) {t.score:.4f} on: {t.fpr:.1%} of {t.n} images have a wrong match there, {t.tpr:.1%} a right one. To show nothing below: similarity-finder search {place} ... --min-probability {t.score:.4f}'

@@ -26,7 +26,7 @@ from .classifier import Classifier,evaluating
 from .data import ImageError
 from .gallery import Gallery
 from .identify import fit_label_temperature,label_probabilities
-from .metrics import (Interval,accuracy_at,bootstrap,brier_score,calibration_error,equal_error_rate,filter_misses,map_at_r,none_rate,
+from .metrics import (Interval,accuracy_at,bootstrap,brier_score,calibration_error,equal_error_rate,filter_misses,jackknife,map_at_r,none_rate,
                                        recall_at_k,reliability,reliability_diagram,roc_auc)
 from .scored import Scored,_searched,score_queries
 
@@ -44,6 +44,7 @@ evaluation_measures = { # name -> what it says
     'recall@1_by_label': 'the best match is of the right class, every class weighing the same',
     'map@r_by_label': 'the order of all images of the right class, every class weighing the same',
     'best_promised': 'mean P(same) of the best match: compare with recall@1',
+    'best_error': 'P(same) of the best match against how often it is right',
     'identified': 'the most probable label is the right one',
     'identified_promised': 'mean probability of that label: compare with identified',
     'identified_error': 'the probability of that label against how often it is right',
@@ -92,12 +93,36 @@ def measure_table(
     threshold:float=0.5, # a match with a lower P(same) is not shown
     ks=(1,5,10), # the k of recall@k, or one; those above the size of the gallery are left out
     label_temperature:float|None=None, # of `label_probabilities`; None: what `identify` says is not measured
-    **kwargs # further arguments of `bootstrap`
+    draws:int=1000, # of queries, for the confidence intervals
+    level:float=0.95, # of confidence
+    seed:int=42 # of the draws
 )->pd.DataFrame: # value, low, high, about; a row a measure
-    "All measures with their confidence intervals"
+    "All measures with their confidence intervals: by `bootstrap`, or, where queries are images of the gallery, by `jackknife`"
+    measured = partial(_measured, calibration=calibration, threshold=threshold, ks=ks, label_temperature=label_temperature)
+    if not scored.inside: rows = measured(scored, predicted=predicted, boot=partial(bootstrap, draws=draws, level=level, seed=seed))
+    else:
+        alone = lambda f,*args,**kwargs: Interval(f(*args, **kwargs), np.nan, np.nan)
+        names = list(measured(scored, predicted=predicted, boot=alone))
+        def values(keep):
+            kept = _without(scored, ~keep)
+            if not kept.known.any(): return [np.nan]*len(names)
+            found = measured(kept, predicted=predicted and [predicted[i] for i in np.flatnonzero(keep)], boot=alone)
+            return [found[k].value if k in found else np.nan for k in names]
+        rows = dict(zip(names, jackknife(values, len(scored.files), level=level, seed=seed)))
+    return pd.DataFrame([(*v, _about(k)) for k,v in rows.items()], index=pd.Index(rows, name='measure'), columns=['value','low','high','about'])
+
+def _without(scored, left_out):
+    "Without some images, as queries and in the gallery"
+    at = scored.own[left_out]
+    kept = scored.rows(~left_out)
+    hidden = np.isin(np.arange(kept.logits.shape[1]), at[at >= 0])
+    return kept._replace(logits=np.where(hidden, -np.inf, kept.logits))
+
+def _measured(scored, calibration, predicted, threshold, ks, label_temperature, boot):
+    "Name -> interval; `boot` makes it"
     known = scored.rows(scored.known)
     pair,p = (known.labels, known.gallery_labels),calibration.probability(known.logits)
-    half,boot = calibration.at_prior(0.5).probability(known.logits),partial(bootstrap, **kwargs)
+    half = calibration.at_prior(0.5).probability(known.logits)
     ks = [operator.index(k) for k in (ks if np.iterable(ks) else [ks])]
     if min(ks, default=1) < 1: raise ValueError(f'ks, how many matches recall@k looks at, are at least 1, not {min(ks)}')
     both = (~known.same & (known.logits > -np.inf)).any() # else all pairs are the same, and there is nothing to tell apart
@@ -110,7 +135,8 @@ def measure_table(
     if len(set(known.labels)) > 1: # as one mean a label; what is drawn for the interval are the labels
         each = label_table(known, calibration)
         rows |= {f'{k}_by_label': boot(_mean, each[k].to_numpy()) for k in ('recall@1','map@r')}
-    rows['best_promised'] = boot(_mean, p.max(1))
+    first = np.array([known.gallery_labels[i] == l for i,l in zip(known.logits.argmax(1), known.labels)])
+    rows |= dict(best_promised=boot(_mean, p.max(1)), best_error=boot(calibration_error, p.max(1), first))
     if label_temperature is not None and len({l for l in known.gallery_labels if l is not None}) > 1:
         names,each = label_probabilities(known.logits, known.gallery_labels, label_temperature, known.among, known.own)
         right,promised = np.array([names[i] == l for i,l in zip(each.argmax(1), known.labels)]),each.max(1)
@@ -121,7 +147,7 @@ def measure_table(
         rows['calibration_error_open'] = boot(calibration_error, calibration.probability(scored.logits), scored.labels, scored.gallery_labels)
         unknown = calibration.probability(scored.rows(~scored.known).logits)
         rows |= dict(unknown_promised=boot(_mean, unknown.max(1)), rightly_none=boot(none_rate, unknown, threshold=threshold))
-    return pd.DataFrame([(*v, _about(k)) for k,v in rows.items()], index=pd.Index(rows, name='measure'), columns=['value','low','high','about'])
+    return rows
 
 # %% ../nbs/05_evaluate.ipynb #7b8fa404
 class Evaluation:
@@ -199,7 +225,7 @@ def evaluate(
     if isinstance(files, Scored): _check_scored(gallery, scored := files)
     else: scored = score_queries(gallery, files, label_func, bs, num_workers, progress, on_error, seed)
     if not scored.known.any(): _alone(scored); raise ValueError(f'none of {len(scored.files)} queries has a label that the gallery has (first: {scored.labels[0]!r}; the gallery has '
-                                                f'{sorted({str(l) for l in scored.gallery_labels})[:5]} ...): is label_func the right one?')
+                                                f'{sorted({str(l) for l in scored.gallery_labels})[:5]} ...): is label_func (on the command line --labels) the right one?')
     how,calibration = dict(draws=draws, level=level, seed=seed),gallery.calibration
     try: predicted = None if classifier is None else _predicted(Classifier.of(classifier), scored.files, bs)
     except ImageError as e: predicted = warnings.warn(f'the class filter of predict is not measured: {e}') # gone since it was encoded
@@ -224,9 +250,10 @@ def _best_matches(ax, e):
     parts = [('right', right, '#1b7837'), ('wrong', ~right & s.known, '#c1272d'), ('not in the gallery', ~s.known, '0.6')]
     parts = [o for o in parts if o[1].any()]
     ax.hist([p[m] for _,m,_ in parts], bins=np.linspace(0, 1, 21), stacked=True, color=[c for *_,c in parts], label=[l for l,*_ in parts])
-    ax.axvline(e.threshold, ls='--', lw=1, color='0.2')
-    ax.set(xlim=(-0.02,1.02), xlabel='P(same) of the best match', ylabel='queries')
-    ax.set_title('the best match', fontsize=9); ax.legend(fontsize=7, frameon=False, loc='best')
+    ax.axvline(e.threshold, ls='--', lw=1, color='0.2', label=f'threshold {e.threshold:.0%}')
+    ax.yaxis.get_major_locator().set_params(integer=True)
+    ax.set(xlim=(-0.02,1.02), xlabel='P(same)', ylabel='queries')
+    ax.set_title(f'P(same) of the best match: error {e["best_error"]:.3f}', fontsize=9); ax.legend(fontsize=7, frameon=False, loc='best')
 
 # %% ../nbs/05_evaluate.ipynb #e1cff414
 @patch
@@ -238,7 +265,8 @@ def show(self:Evaluation,
     left,right = fig.subfigures(1, 2, width_ratios=(1,1.05))
     axs = left.subplots(2, 1, sharex=True, height_ratios=(3.2,1))
     reliability_diagram(self.reliability, axs)
-    axs[0].set_title(f'does P(same) hold?  error {self["calibration_error"]:.3f}', fontsize=9)
+    axs[0].set_title(f'P(same) of all pairs: error {self["calibration_error"]:.3f}', fontsize=9)
+    axs[0].text(0.98, 0.93, 'if it held', fontsize=7, color='0.5', ha='right', va='top', rotation=45, rotation_mode='anchor', transform_rotates_text=True)
     top,bottom = right.subplots(2, 1, height_ratios=(1,1.15))
     _retrieval(top, self.table)
     _best_matches(bottom, self)
@@ -265,9 +293,11 @@ class Calibrated(NamedTuple):
     before:Interval # calibration error of what was there before, at its own prior, or at the one that was asked for
     after:Interval # of queries that the calibration has not seen; NaN if they are too few to be parted
     other_labels:Interval # of queries whose label it has not seen, though the networks may have; an interval over the labels of queries. NaN if it was not asked for or there are fewer than three
+    best:Interval # of P(same) of each query's best match alone, against how often that is right; as `after`, of queries that the calibration has not seen
     def __repr__(self):
         said = f'P(same) calibrated for {self.calibration.prior:.1%} same pairs, temperature {self.calibration.temperature:.2f}; calibration error {self.before} before, {self.after} after'
-        return said if np.isnan(self.other_labels.value) else f'{said}, {self.other_labels} on labels left out of the fit'
+        if not np.isnan(self.other_labels.value): said += f', {self.other_labels} on labels left out of the fit'
+        return said if np.isnan(self.best.value) else f'{said}; of the best match of each query alone {self.best}'
 
 def _mirrored(scored):
     "How many pairs of the same label are asked from their other side as well"
@@ -301,23 +331,33 @@ def calibrate_head(
         if not 0 < beside.same.sum() < (beside.logits > -np.inf).sum(): raise ValueError('what stands beside has no pairs of both kinds, same and different ones: leave it out')
         also = beside.logits,beside.labels,beside.gallery_labels
     pair = (known.labels, known.gallery_labels)
-    error = lambda p,**kwargs: bootstrap(calibration_error, p, *pair, prior=prior, draws=draws, seed=seed, **kwargs)
+    def error(p, **kwargs):
+        if not known.inside or kwargs: return bootstrap(calibration_error, p, *pair, prior=prior, draws=draws, seed=seed, **kwargs)
+        def value(keep):
+            try: return calibration_error((kept := _without(known._replace(logits=p), ~keep)).logits, kept.labels, kept.gallery_labels, prior=prior)
+            except ValueError: return np.nan # no pairs of a kind
+        return jackknife(value, len(known.files), seed=seed)
     with warnings.catch_warnings():
         if known.inside: warnings.filterwarnings('ignore', 'calibrated with') # it counts such pairs twice
         new = fit_calibration(known.logits, *pair, prior=prior, beside=also)
     few = known.same.sum() - _mirrored(known) if known.inside else np.inf # of others fit_calibration has warned
     if known.inside and beside is not None: few = min(few, beside.same.sum())
     if few < 20: warnings.warn(f'calibrated with {few} pairs of the same class, asked from either side: take the percentages as rough, or calibrate with more images', stacklevel=2)
-    def unseen(folds, by, **kwargs): # the error of what has no part in the fit
+    nothing = Interval(np.nan, np.nan, np.nan)
+    def unseen(folds, by): # what is said by fits that it has no part in
         with warnings.catch_warnings():
             warnings.simplefilter('ignore') # the fit to all has said what there is to say
-            try: return error(cross_calibrated(known.logits, *pair, prior=prior, folds=folds, seed=seed, by=by, own=known.own if known.inside else None, beside=also), **kwargs)
-            except ValueError: return Interval(np.nan, np.nan, np.nan) # too few
-    after,other_labels = unseen(min(5, len(known.labels)) if known.inside else 2, 'query'),unseen(min(label_folds, len(set(known.labels))), 'label', groups=known.labels)
+            try: return cross_calibrated(known.logits, *pair, prior=prior, folds=folds, seed=seed, by=by, own=known.own if known.inside else None, beside=also)
+            except ValueError: return None # too few
+    after,best,other_labels = nothing,nothing,nothing
+    if (p := unseen(min(5, len(known.labels)) if known.inside else 2, 'query')) is not None:
+        right = np.array([known.gallery_labels[i] == l for i,l in zip(known.logits.argmax(1), known.labels)])
+        after,best = error(p),bootstrap(calibration_error, p.max(1), right, draws=draws, seed=seed)
+    if (p := unseen(min(label_folds, len(set(known.labels))), 'label')) is not None: other_labels = error(p, groups=known.labels)
     old = head_calibration(head)
     before = error((old if prior is None else old.at_prior(prior)).probability(known.logits))
     store_calibration(new, head)
-    return Calibrated(new, before, after, other_labels)
+    return Calibrated(new, before, after, other_labels, best)
 
 def _fitted_label_temperature(scored, calibration):
     "The temperature of labels, or None if there is nothing to tell apart"

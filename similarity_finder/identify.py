@@ -14,15 +14,15 @@ from typing import NamedTuple
 import numpy as np
 
 from .calibrate import _check_by,_parted,_parts,fit_calibration
-from .metrics import _array,_codes,_list
+from .metrics import _array,_codes,_list,_missing
 
 # %% ../nbs/06_identify.ipynb #f0f776a1
 def _together(labels):
-    "The labels in the order in which they first come, the places that bring images of one label together, and where each label begins; images whose label is None are left out"
-    at = np.array([i for i,l in enumerate(labels) if l is not None], dtype=int)
+    "The labels in the order in which they first come, the places that bring images of one label together, and where each label begins; images without one are left out"
+    at = np.array([i for i,l in enumerate(labels) if not _missing(l)], dtype=int)
     of, = _codes([labels[i] for i in at])
     order = of.argsort(kind='stable')
-    return list(dict.fromkeys(l for l in labels if l is not None)),at[order],np.searchsorted(of[order], np.arange(of.max(initial=-1)+1))
+    return list(dict.fromkeys(l for l in labels if not _missing(l))),at[order],np.searchsorted(of[order], np.arange(of.max(initial=-1)+1))
 
 def _sums(z, start, temperature):
     "The log of each label's sum of odds, and how many images are in it, (Q, L) both, from logits (Q, N) with images of one label together; minus infinity where none is left"
@@ -45,7 +45,7 @@ def _checked(logits, gallery_labels):
     z,labels = _array(logits).astype(np.float64),[o.item() if hasattr(o, 'item') else o for o in _list(gallery_labels)]
     if z.ndim != 2 or z.shape[1] != len(labels): raise ValueError(f'logits of queries with {len(labels)} gallery images are of shape (Q, {len(labels)}), not {z.shape}')
     if (bad := np.isnan(z) | (z == np.inf)).any(): raise ValueError(f'{bad.sum()} of {z.size} logits are not numbers (NaN), or infinite: minus infinity leaves a pair out')
-    if all(l is None for l in labels): raise ValueError('no image of the gallery has a label: there is nothing to identify with')
+    if all(map(_missing, labels)): raise ValueError('no image of the gallery has a label: there is nothing to identify with')
     return z,labels
 
 # %% ../nbs/06_identify.ipynb #89cc13cf
@@ -60,7 +60,7 @@ def _some(places, n_labels):
 
 def among(
     logits, # (G, G) of P(same), of the images of a gallery; minus infinity leaves a pair out
-    labels # G labels; images whose label is None are left out
+    labels # G labels; images without one are left out
 )->Among: # labels in the order in which they first come; of each 32 images at most
     "What the images of each label have with one another, from all pairs"
     z,labels = _checked(logits, labels)
@@ -120,7 +120,7 @@ def _check_among(among, own, names, n):
 
 def label_probabilities(
     logits, # (Q, G) of P(same); minus infinity leaves a pair out
-    gallery_labels, # G labels; images whose label is None are left out
+    gallery_labels, # G labels; images without one are left out
     temperature:float=1., # logits are divided by it, above 0; best from `fit_label_temperature`
     among:Among|None=None, # of the same gallery; without it, all labels count as equally cohesive
     own=None # (Q,), the place in the gallery of a query that is in it, else -1: it has no part in its label's cohesion
@@ -138,7 +138,7 @@ _spread = 0.5 # of the log of the temperature, about that of pairs
 def fit_label_temperature(
     logits, # (Q, G) of P(same), of queries that training has not seen; minus infinity leaves a pair out
     labels, # Q labels; queries of labels that the gallery has not are left out
-    gallery_labels, # G labels, two different ones at least; images whose label is None are left out
+    gallery_labels, # G labels, two different ones at least; images without one are left out
     start:float|None=None, # the temperature of pairs; by default that of `fit_calibration`
     among:Among|None=None, # as in `label_probabilities`
     own=None, # (Q,), as in `label_probabilities`

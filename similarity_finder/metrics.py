@@ -6,10 +6,10 @@ Docs: https://similarity-finder.github.io/similarity_finder/metrics.html.md"""
 
 # %% auto #0
 __all__ = ['accuracy_at', 'roc_auc', 'equal_error_rate', 'brier_score', 'calibration_error', 'Interval', 'resample', 'bootstrap',
-           'reliability', 'reliability_diagram', 'recall_at_k', 'map_at_r', 'filter_misses', 'none_rate']
+           'jackknife', 'reliability', 'reliability_diagram', 'recall_at_k', 'map_at_r', 'filter_misses', 'none_rate']
 
 # %% ../nbs/06_metrics.ipynb #38664670
-import operator
+import operator,warnings
 from functools import partial
 from typing import NamedTuple
 
@@ -24,16 +24,25 @@ def _array(x):
 
 def _list(x): return x.tolist() if hasattr(x, 'tolist') else list(x)
 
+def _missing(o): # no label: None, not-a-number, pandas' NA
+    o = o.item() if hasattr(o, 'item') else o
+    return o is None or o is pd.NA or o is pd.NaT or isinstance(o, (float, np.floating)) and bool(o != o)
+
 def _codes(*labels):
-    "Lists of labels of any kind as whole numbers, the same for labels that are equal"
+    "Lists of labels of any kind as whole numbers, the same for labels that are equal, and for all that are none"
     code = {}
-    return [np.array([code.setdefault(o.item() if hasattr(o, 'item') else o, len(code)) for o in _list(l)], dtype=int) for l in labels]
+    def of(o):
+        o = o.item() if hasattr(o, 'item') else o
+        return code.setdefault(None if _missing(o) else o, len(code))
+    return [np.array([of(o) for o in _list(l)], dtype=int) for l in labels]
 
 def _rows(scores, labels, gallery_labels=None):
     "Scores (Q, G), which pairs are of one class, and which count; given pairs are queries with one image each"
     scores = _array(scores).astype(np.float64)
     if gallery_labels is None:
-        same = _array(labels).astype(bool)
+        same = _array(labels)
+        if same.dtype.kind not in 'biuf' or not np.isin(same, (0,1)).all(): raise ValueError(f'the truth of each pair is 1 (same) or 0 (different), or True or False; these are {", ".join(map(repr, np.unique(same.astype(str))[:5].tolist()))}')
+        same = same.astype(bool)
         if same.shape != scores.shape: raise ValueError(f'the truth of each pair is needed: scores are of shape {scores.shape}, truths of {same.shape}')
     else:
         labels,gallery_labels = _list(labels),_list(gallery_labels)
@@ -41,7 +50,7 @@ def _rows(scores, labels, gallery_labels=None):
         if scores.shape != (len(q), len(g)): raise ValueError(f'{len(q)} queries and {len(g)} gallery images need scores of that shape, got {scores.shape}')
         same = q[:,None] == g[None]
         for o,axis in ((labels, 1), (gallery_labels, 0)): # what has no label is the same as nothing, and different from nothing
-            if (none := np.array([l is None for l in o], dtype=bool)).any(): scores = np.where(np.expand_dims(none, axis), -np.inf, scores)
+            if (none := np.array([_missing(l) for l in o], dtype=bool)).any(): scores = np.where(np.expand_dims(none, axis), -np.inf, scores)
     if np.isnan(scores).any(): raise ValueError(f'{np.isnan(scores).sum()} of {scores.size} scores are not numbers (NaN): minus infinity leaves a pair out')
     if scores.ndim == 1: scores,same = scores[:,None],same[:,None]
     keep = scores > -np.inf
@@ -58,6 +67,7 @@ def _weights(weights, n):
     if weights is None: return np.ones(n)
     weights = _array(weights).astype(np.float64)
     if weights.shape[-1] != n: raise ValueError(f'{n} queries need as many weights, got {weights.shape[-1]}')
+    if not (weights >= 0).all(): raise ValueError('weights, how often each query counts, are 0 or more')
     return weights
 
 def _value(x): return float(x) if np.ndim(x) == 0 else x
@@ -219,7 +229,11 @@ def _wilson(share, n, level):
     from scipy.stats import norm
     z = norm.ppf((1+level)/2)
     mid,half = (share + z*z/(2*n))/(1 + z*z/n),z*np.sqrt(share*(1-share)/n + z*z/(4*n*n))/(1 + z*z/n)
-    return mid-half,mid+half
+    return np.clip(mid-half, 0, None),np.clip(mid+half, None, 1)
+
+def _check_draws(draws, level):
+    if not 0 < level < 1: raise ValueError(f'level, the confidence, lies between 0 and 1, not {level}')
+    if draws < 1: raise ValueError(f'draws, how often queries are drawn, is at least 1, not {draws}')
 
 def bootstrap(
     measure, # a function of this module, or another that takes `weights`
@@ -233,8 +247,7 @@ def bootstrap(
 )->Interval: # it holds the value; not-a-number for the interval of a single query, or group
     "A measure with its confidence interval over queries, or groups of them (percentiles; Wilson's interval where all draws agree on 0 or 1)"
     while isinstance(measure, partial) and not measure.args: measure,kwargs = measure.func,measure.keywords | kwargs
-    if not 0 < level < 1: raise ValueError(f'level, the confidence, lies between 0 and 1, not {level}')
-    if draws < 1: raise ValueError(f'draws, how often queries are drawn, is at least 1, not {draws}')
+    _check_draws(draws, level)
     group = np.arange(len(scores)) if groups is None else _codes(groups)[0]
     if len(group) != len(scores): raise ValueError(f'groups are of {len(scores)} queries, one each, not of {len(group)}')
     n = len(set(group.tolist()))
@@ -242,12 +255,41 @@ def bootstrap(
     value,of_bins = measure(scores, *args, **kwargs),measure is calibration_error
     many = np.concatenate([(_gaps if of_bins else measure)(scores, *args, weights=w[:,group], **kwargs) for few in resample(n, draws, seed) for w in np.array_split(few, -(-few.shape[0]*len(group)//2**23))])
     if of_bins: noise,many = np.abs(many - _gaps(scores, *args, **kwargs)).sum(-1),np.abs(many).sum(-1)
-    many = many[~np.isnan(many)] # drawn without a pair of one kind
-    if not len(many): return Interval(value, np.nan, np.nan)
+    lacking,many = np.isnan(many).mean(),many[~np.isnan(many)] # drawn without a query that counts, or without a pair of one kind
+    if not len(many) or lacking > 1/4 and draws > 50: return Interval(value, np.nan, np.nan) # without a single one, 37 % of all draws are
     low,high = np.quantile(many, [(1-level)/2, (1+level)/2])
-    if low == high == value and value in (0,1): low,high = _wilson(value, n, level)
+    if low == high == value and value in (0,1):
+        counts = sum(int((~np.isnan(measure(scores, *args, weights=w[:,group], **kwargs))).sum()) for w in np.array_split(np.eye(n), -(-n*len(group)//2**23))) # those that have a part in it
+        low,high = _wilson(value, counts, level)
     if of_bins: low = max(0, value - np.nanquantile(noise, (1+level)/2)) # it is at most the true error and the bins' noise (triangle inequality)
     return Interval(value, float(min(low, value)), float(max(high, value)))
+
+# %% ../nbs/06_metrics.ipynb #b257e87d
+def jackknife(
+    values, # a function of which images are kept, (n,) of bool, that gives a number or K of them
+    n:int, # images
+    parts:int=30, # that are left out one after the other, at most as many as there are images
+    level:float=0.95, # of confidence
+    seed:int=42 # of the parts
+)->Interval: # with Student's t, and no wider than from 0 to 1 where the value is; of K numbers a list of K
+    "Measures with their confidence intervals over images that are queries and gallery at once (Wilson's interval where all parts agree on 0 or 1)"
+    from scipy.stats import t
+    _check_draws(1, level)
+    if not 2 <= (parts := min(parts, n)): raise ValueError(f'{n} images cannot be parted: two are needed')
+    of = np.random.default_rng(seed).permutation(n) % parts
+    whole = np.asarray(values(np.ones(n, dtype=bool)), dtype=float)
+    each = np.stack([np.asarray(values(of != k), dtype=float) for k in range(parts)])
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore') # of what is not a number in all parts
+        g = (~np.isnan(each)).sum(0)
+        error = np.sqrt(np.nansum((each - np.nanmean(each, 0))**2, 0)*(g-1)/g)
+    reach = np.where(g == parts, error*t.ppf((1+level)/2, parts-1), np.nan) # what was not measured in each part has no interval
+    def interval(v, r):
+        if r != r: return Interval(v, np.nan, np.nan)
+        if r == 0 and v in (0,1): return Interval(v, *map(float, _wilson(v, n, level))) # all parts agree
+        return Interval(v, float(max(v-r, 0) if v >= 0 else v-r), float(min(v+r, 1) if v <= 1 else v+r))
+    found = [interval(float(v), float(r)) for v,r in zip(np.atleast_1d(whole), np.atleast_1d(reach))]
+    return found if whole.ndim else found[0]
 
 # %% ../nbs/06_metrics.ipynb #0a4a2497
 def reliability(
@@ -262,6 +304,7 @@ def reliability(
     seed:int=42 # of the draws
 )->pd.DataFrame: # low, high: edges of the bin; pairs: how many; p: their mean probability; same: their share of same pairs; same_low, same_high: its band
     "What was promised and what came true, bin by bin"
+    _check_draws(draws, level)
     p,same,different = _probabilities(p, labels, gallery_labels, prior)
     edges,at = _bins(p, same, different, bins, equal, prior)
     sums = _binned(p, same, different, at, len(edges)-1)
@@ -340,9 +383,9 @@ def filter_misses(
 )->float: # between 0 and 1
     "Share of the queries for which a filter by class hides every right image, of those that have any in the gallery"
     if len(allowed) != len(query_labels): raise ValueError(f'{len(query_labels)} queries need as many classes, got {len(allowed)}')
-    allowed,query_labels,has = _list(allowed),_list(query_labels),set(_list(gallery_labels))
-    known = np.array([q in has for q in query_labels])
-    hidden = np.array([q not in (set(_list(a)) if np.iterable(a) and not isinstance(a, str) else {a}) for a,q in zip(allowed, query_labels)]) & known
+    q,g,*classes = _codes(query_labels, gallery_labels, *([o] if isinstance(o, str) or not np.iterable(o) else o for o in _list(allowed)))
+    known = np.isin(q, g) & ~np.array([_missing(l) for l in _list(query_labels)], dtype=bool)
+    hidden = known & np.array([c not in of for c,of in zip(q, classes)], dtype=bool)
     w = _weights(weights, len(known))
     return _ratio(w @ hidden, w @ known)
 

@@ -98,7 +98,19 @@ def score_queries(
     scored = _compared(gallery, good, labels, done.vectors, skipped, progress)
     if (inside := scored.own[scored.own >= 0]).size: warnings.warn(f'{len(inside)} of {len(good)} queries are images of the gallery (first: {gallery.files[inside[0]].name}). Each is left out of its own matches; but if the '
                                                                    'networks have learned from them, the measures flatter', stacklevel=2)
+    if len(copies := _copies(gallery, done.vectors, scored)):
+        q,g = copies[0]
+        warnings.warn(f'{len(copies)} of {len(good)} queries look exactly like an image of the gallery under another name (first: {good[q].name}, {gallery.files[g].name}). If they are copies, the measures flatter: `duplicates` finds them', stacklevel=2)
     return scored
+
+def _copies(gallery, vectors, scored):
+    "(query, place in the gallery) of queries that the network cannot tell from their best match"
+    if not len(gallery): return []
+    at = (scored.logits if scored.pairs is None else scored.pairs).argmax(1)
+    some,of = np.unique(at, return_inverse=True)
+    stored,close = gallery.stored(some).rows(torch.from_numpy(of)),torch.from_numpy(scored.own < 0)
+    for q,g in zip(vectors, stored): close &= (q.float().cpu()-g).norm(dim=1) <= 5e-4*g.norm(dim=1) # as near as half precision keeps them
+    return [(i, int(at[i])) for i in np.flatnonzero(close.numpy())]
 
 def _check_labels(gallery):
     if not any(l is not None for l in gallery.labels): raise ValueError('no image of the gallery has a label: there is nothing to compare with')

@@ -10,11 +10,12 @@ import pytest
 
 from similarity_finder.calibrate import Calibration, cross_calibrated, head_calibration, store_calibration
 from similarity_finder.data import ImageError, label_func
-from similarity_finder.evaluate import calibrate_head, evaluate, measure_table
+from similarity_finder.evaluate import Evaluation, calibrate_head, evaluate, label_table, measure_table
 from similarity_finder.finder import SimilarityFinder
 from similarity_finder.gallery import Gallery
-from similarity_finder.metrics import bootstrap, calibration_error
-from similarity_finder.scored import score_gallery, score_queries
+from similarity_finder.identify import label_probabilities
+from similarity_finder.metrics import accuracy_at, bootstrap, brier_score, calibration_error, equal_error_rate, map_at_r, recall_at_k, roc_auc
+from similarity_finder.scored import Scored, score_gallery, score_queries
 
 
 @pytest.fixture
@@ -286,7 +287,6 @@ def test_what_stands_beside_is_asked_like_the_rest():
     "Of labels that its gallery has, by pairs, with pairs of both kinds; the other queries are left out"
     from similarity_finder.calibrate import fit_calibration
     from similarity_finder.evaluate import calibrate_head
-    from similarity_finder.scored import Scored
     from similarity_finder.head import PairHead
     rng, head = np.random.default_rng(3), PairHead(4, 2)
     def some(q, g): return Scored(list(map(str, q)), q, rng.normal(0, 2, (len(q), len(g))) + np.where(np.array(q)[:, None] == np.array(g)[None], 2, -2), g, [])
@@ -300,3 +300,57 @@ def test_what_stands_beside_is_asked_like_the_rest():
     assert not np.allclose(done.calibration, calibrate_head(head, mine, draws=1).calibration, atol=1e-2)
     with pytest.raises(ValueError, match='beside has no pairs of both kinds'): calibrate_head(head, mine, draws=1, beside=some(['d'], ['d', 'd']))
     with pytest.raises(ValueError, match='beside was scored with neighbours'): calibrate_head(head, mine, draws=1, beside=beside._replace(pairs=beside.logits))
+
+
+def test_every_row_is_what_a_direct_call_gives(gallery_of_made_up):
+    "Each row of the table by the measure it is called after, from the same logits"
+    scored, calibration = gallery_of_made_up
+    t = measure_table(scored, calibration, predicted=['a']*len(scored.files), threshold=0.3, ks=(1, 2), label_temperature=1.5, draws=10)
+    k, u = scored.rows(scored.known), scored.rows(~scored.known)
+    pair, p, half = (k.labels, k.gallery_labels), calibration.probability(k.logits), calibration.at_prior(0.5).probability(k.logits)
+    top, right = p.max(1), [k.gallery_labels[i] == l for i, l in zip(k.logits.argmax(1), k.labels)]
+    names, each = label_probabilities(k.logits, k.gallery_labels, 1.5, k.among, k.own)
+    said, label_right = each.max(1), [names[i] == l for i, l in zip(each.argmax(1), k.labels)]
+    by = label_table(scored, calibration)
+    expected = {
+        'roc_auc': roc_auc(k.logits, *pair), 'equal_error_rate': equal_error_rate(k.logits, *pair), 'pair_accuracy': accuracy_at(half, *pair, threshold=0.5), 'brier_score': brier_score(p, *pair),
+        'calibration_error': calibration_error(p, *pair), 'calibration_error_half': calibration_error(half, *pair, prior=0.5), 'recall@1': recall_at_k(k.logits, *pair), 'recall@2': recall_at_k(k.logits, *pair, k=2),
+        'map@r': map_at_r(k.logits, *pair), 'recall@1_by_label': np.mean([np.mean([r for r, l in zip(right, k.labels) if l == o]) for o in set(k.labels)]),
+        'map@r_by_label': np.mean([map_at_r(k.logits[np.array(k.labels) == o], [o]*k.labels.count(o), k.gallery_labels) for o in set(k.labels)]),
+        'best_promised': top.mean(), 'best_error': calibration_error(top, right), 'identified': np.mean(label_right), 'identified_promised': said.mean(), 'identified_error': calibration_error(said, label_right),
+        'filter_misses': np.mean([l != 'a' for l in k.labels]), 'wrongly_none': np.mean(top < 0.3),
+        'calibration_error_open': calibration_error(calibration.probability(scored.logits), scored.labels, scored.gallery_labels),
+        'unknown_promised': calibration.probability(u.logits).max(1).mean(), 'rightly_none': np.mean(calibration.probability(u.logits).max(1) < 0.3)}
+    assert t.value.to_dict() == pytest.approx(expected) and len(set(np.round(list(expected.values()), 6))) > 16 # and hardly two of them are alike
+    assert by.promised.to_dict() == pytest.approx({o: np.mean([v for v, l in zip(top, k.labels) if l == o]) for o in set(k.labels)})
+    r = Evaluation(t, scored, calibration, 0.3, draws=10).reliability # bin by bin, by a loop
+    keep = np.isfinite(k.logits)
+    of, truth = np.minimum((p[keep]*15).astype(int), 14), k.same[keep]
+    assert r['same'].tolist() == pytest.approx([truth[of == b].mean() for b in np.unique(of)]) and r.p.tolist() == pytest.approx([p[keep][of == b].mean() for b in np.unique(of)])
+    assert r.pairs.tolist() == [(of == b).sum() for b in np.unique(of)] and ((r.same_low <= r['same']) & (r['same'] <= r.same_high)).all()
+
+
+@pytest.fixture
+def gallery_of_made_up():
+    rng = np.random.default_rng(0)
+    labels, of_gallery = list('aaaabbbbbcccdddee'), list('aaabbbbcccccc') + [None]
+    logits = rng.normal(size=(len(labels), len(of_gallery))) + 1.5*np.array([[l == g for g in of_gallery] for l in labels])
+    logits[:, -1] = -np.inf
+    return Scored([Path(f'{i}.jpg') for i in range(len(labels))], labels, logits, of_gallery, []), Calibration(1.3, 1.1, 0.2)
+
+
+def test_images_that_are_queries_and_gallery_have_wider_intervals():
+    "Left out on both sides: the value is that of all, what is left out is in no part of a measure, and a label of one image costs nothing"
+    rng = np.random.default_rng(1)
+    labels = [str(i % 4) for i in range(40)] + ['alone']
+    e = np.eye(5)[[4 if l == 'alone' else int(l) for l in labels]]*2 + rng.normal(size=(41, 5))
+    z = e @ e.T
+    np.fill_diagonal(z, -np.inf)
+    inside = Scored([Path(f'{i}.jpg') for i in range(41)], labels, z, labels, [], own=np.arange(41))
+    drawn, left_out = (measure_table(o, Calibration(), draws=200) for o in (inside._replace(own=None), inside))
+    assert left_out.value.to_dict() == pytest.approx(drawn.value.to_dict())
+    for k in ('roc_auc', 'map@r'): assert left_out.high[k] - left_out.low[k] > 1.2*(drawn.high[k] - drawn.low[k])
+    few = ['unknown_promised', 'rightly_none', 'calibration_error_open'] # one image is the only one of its label: without it there is nothing to measure
+    assert left_out.low[few].isna().all()
+    t = left_out.drop(few)
+    assert (t.low <= t.value).all() and (t.value <= t.high).all() and t.low.min() >= 0 and t.high.max() <= 1
