@@ -135,9 +135,11 @@ def test_groups_are_drawn_together():
 
 
 def test_a_bootstrap_without_a_kind_of_pairs():
-    "Draws that miss the only query with a same pair say nothing, and are left out"
+    "Draws that miss the queries with a same pair say nothing, and are left out; one such query has no interval"
     got = m.bootstrap(m.roc_auc, np.array([[2., 1.], [0., 1.]]), np.array([[1, 0], [0, 0]]))
-    assert got == pytest.approx((1, 2/(2+1.96**2), 1), abs=1e-3) # all draws agree, of two queries: Wilson's interval
+    assert got.value == 1 and np.isnan([got.low, got.high]).all() # as one query alone
+    two = m.bootstrap(m.recall_at_k, np.array([[2., 1.], [2., 1.], [0., 1.]]), np.array([[1, 0], [1, 0], [0, 0]]))
+    assert two == pytest.approx((1, 2/(2+1.96**2), 1), abs=1e-3) # all draws that say anything agree, of two queries: Wilson's interval
     z, q, g = made_up()
     blocks = [np.concatenate(list(m.resample(30, 50, seed))) for seed in (1, 1, 2)]
     assert (blocks[0] == blocks[1]).all() and (blocks[0] != blocks[2]).any()
