@@ -3,13 +3,18 @@
     python .ci/notebooks.py [--workers N]
 """
 import argparse, sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from multiprocessing import get_context
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 from nbdev.test import test_nb
+import fastai.vision.all, matplotlib.pyplot, pandas # noqa: what nearly all notebooks import, once for all
 
 slow = ['cheat', 'labels_decide', '02_siamese', '07_train', 'few_labels', '01_classifier', 'from_article', '05_finder', '07_show', '04_scan'] # in order
 elsewhere = ['pets'] # executed by tests/test_tutorial.py, with the wheel
+
+
+def run(name, files, **kw): return name, *test_nb(files[name], **kw)
 
 
 if __name__ == '__main__':
@@ -20,10 +25,8 @@ if __name__ == '__main__':
     files = {f.stem: f.absolute() for f in sorted(nbglob(cfg.nbs_path, as_path=True)) if f.stem not in elsewhere}
     if unknown := [o for o in slow if o not in files]: sys.exit(f'no notebooks: {unknown}')
     failed, names = [], slow + [o for o in files if o not in slow]
-    with ProcessPoolExecutor(p.parse_args().workers) as pool:
-        jobs = {pool.submit(test_nb, files[o], **kw): o for o in names}
-        for i, job in enumerate(as_completed(jobs), 1):
-            passed, seconds = job.result()
-            if not passed: failed.append(jobs[job])
-            print(f'{i}/{len(jobs)} {jobs[job]}: {seconds:.0f} s{"" if passed else ", FAILED"}', flush=True)
+    with get_context('fork').Pool(p.parse_args().workers, maxtasksperchild=1) as pool: # a process each: notebooks patch classes that others use
+        for i, (name, passed, seconds) in enumerate(pool.imap_unordered(partial(run, files=files, **kw), names, chunksize=1), 1):
+            if not passed: failed.append(name)
+            print(f'{i}/{len(names)} {name}: {seconds:.0f} s{"" if passed else ", FAILED"}', flush=True)
     if failed: sys.exit('Failed: ' + ', '.join(failed))

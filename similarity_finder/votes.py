@@ -56,4 +56,5 @@ def _let_vote(head, A, votes, y, source, kept, share, seed, both=0.):
     (z,same),(c,_) = off_diagonal(z, y[i]),off_diagonal(v @ v.T, y[i])
     if same.sum() < 2 or (~same).sum() < 2: return
     beta,more = (min((o/(1-o)*_spread(z, same)/_spread(c, same)).item(), 30.) for o in share) # votes that are all alike are not blown up
+    if not beta > 0: return # logits that are all alike have no spread to share
     head.add_source(*source, kept, votes[:,kept].mean(0), beta, ((c[same].mean() + c[~same].mean())/2).item(), *(known or (None, None)), more, both*(known is not None))
