@@ -87,9 +87,9 @@ def fit_calibration(
     shares = [n/(n+m) for n,m in many]
     if prior is None: prior = shares[0]
     _check_prior(prior)
-    at = prior # but where the one pair in n+2 or m+2 that is not ruled out would count more than a twentieth of all of the other kind, Bayes' rule leads to the prior from the pairs' own share
-    if any(prior*(m+2) < 20 for _,m in many): at = max(prior, *shares)
-    if any((1-prior)*(n+2) < 20 for n,_ in many): at = min(prior, *shares) if at == prior else at
+    # where the one pair in m+2 or n+2 that is not ruled out would count more than a twentieth of all of the other kind, Bayes' rule leads to the prior from the pairs' own share
+    low,high = any(prior*(m+2) < 20 for _,m in many),any((1-prior)*(n+2) < 20 for n,_ in many)
+    at = max(prior, *shares) if low else min(prior, *shares) if high else prior
     for (z,y,w),(n,m) in zip(sets, many): # each counts the same, however small
         parts.append((z, w*np.where(y, at/n, (1-at)/m)/len(sets), np.where(y, (n+1)/(n+2), 1/(m+2))))
     z,w,target = map(np.concatenate, zip(*parts))

@@ -50,7 +50,7 @@ def evaluate(
         answer['json'],answer['text'] = measured.to_dict(),repr(measured)
         add_picture(answer, where, measured.save)
         if calibrate: _calibrate(found, finder, measured.scored, prior, seed, unknown, answer)
-        if fpr is not None: _threshold(found, finder, measured.scored, fpr, answer)
+        if fpr is not None: _threshold(found, finder, measured.scored, calibrate, fpr, answer)
 
 def _calibrate(found, place, scored, prior, seed, unknown, answer):
     "Calibrate a finder on scored queries and save it; what else it kept stays"
@@ -64,10 +64,10 @@ def _calibrate(found, place, scored, prior, seed, unknown, answer):
     answer['json']['calibrated'] = kept
     answer['text'] += f'\nThe table is of the finder as it was. Now {done}\nSaved in {place}'
 
-def _threshold(found, place, scored, fpr, answer):
+def _threshold(found, place, scored, calibrated, fpr, answer):
     "The P(same) that few queries reach with a wrong match, by the percentages that the finder has now"
     from similarity_finder.scored import _searched
-    if scored.pairs is not None: scored = scored._replace(logits=_searched(found.gallery, scored.files, scored.pairs)) # neighbours count by what pairs mean now
+    if calibrated and scored.pairs is not None: scored = scored._replace(logits=_searched(found.gallery, scored.files, scored.pairs)) # neighbours count by what pairs mean now
     t = found.threshold_at(scored, fpr)
     answer['json']['threshold_at'] = t._asdict()
     answer['text'] += f'\nFrom P(same) {t.score:.4f} on: {t.fpr:.1%} of {t.n} images have a wrong match there, {t.tpr:.1%} a right one. To show nothing below: similarity-finder search {place} ... --min-probability {t.score:.4f}'

@@ -93,9 +93,9 @@ def measure_table(
     threshold:float=0.5, # a match with a lower P(same) is not shown
     ks=(1,5,10), # the k of recall@k, or one; those above the size of the gallery are left out
     label_temperature:float|None=None, # of `label_probabilities`; None: what `identify` says is not measured
-    draws:int=1000, # of queries, for the confidence intervals
+    draws:int=1000, # of queries, for the confidence intervals; where they are images of the gallery, at most so many parts of them, and 30
     level:float=0.95, # of confidence
-    seed:int=42 # of the draws
+    seed:int=42 # of the draws, or of the parts
 )->pd.DataFrame: # value, low, high, about; a row a measure
     "All measures with their confidence intervals: by `bootstrap`, or, where queries are images of the gallery, by `jackknife`"
     measured = partial(_measured, calibration=calibration, threshold=threshold, ks=ks, label_temperature=label_temperature)
@@ -104,19 +104,16 @@ def measure_table(
         alone = lambda f,*args,**kwargs: Interval(f(*args, **kwargs), np.nan, np.nan)
         names = list(measured(scored, predicted=predicted, boot=alone))
         def values(keep):
-            kept = _without(scored, ~keep)
+            kept = scored.without(~keep)
             if not kept.known.any(): return [np.nan]*len(names)
             found = measured(kept, predicted=predicted and [predicted[i] for i in np.flatnonzero(keep)], boot=alone)
             return [found[k].value if k in found else np.nan for k in names]
-        rows = dict(zip(names, jackknife(values, len(scored.files), level=level, seed=seed)))
+        rows = dict(zip(names, jackknife(values, len(scored.files), _parts_of(scored, draws), level, seed)))
     return pd.DataFrame([(*v, _about(k)) for k,v in rows.items()], index=pd.Index(rows, name='measure'), columns=['value','low','high','about'])
 
-def _without(scored, left_out):
-    "Without some images, as queries and in the gallery"
-    at = scored.own[left_out]
-    kept = scored.rows(~left_out)
-    hidden = np.isin(np.arange(kept.logits.shape[1]), at[at >= 0])
-    return kept._replace(logits=np.where(hidden, -np.inf, kept.logits))
+def _parts_of(scored, draws):
+    "Parts of the images to leave out: fewer where there are many pairs to measure again"
+    return max(2, min(30 if scored.logits.size <= 1_000_000 else 12, draws))
 
 def _measured(scored, calibration, predicted, threshold, ks, label_temperature, boot):
     "Name -> interval; `boot` makes it"
@@ -135,8 +132,7 @@ def _measured(scored, calibration, predicted, threshold, ks, label_temperature, 
     if len(set(known.labels)) > 1: # as one mean a label; what is drawn for the interval are the labels
         each = label_table(known, calibration)
         rows |= {f'{k}_by_label': boot(_mean, each[k].to_numpy()) for k in ('recall@1','map@r')}
-    first = np.array([known.gallery_labels[i] == l for i,l in zip(known.logits.argmax(1), known.labels)])
-    rows |= dict(best_promised=boot(_mean, p.max(1)), best_error=boot(calibration_error, p.max(1), first))
+    rows |= dict(best_promised=boot(_mean, p.max(1)), best_error=boot(calibration_error, p.max(1), known.best_right))
     if label_temperature is not None and len({l for l in known.gallery_labels if l is not None}) > 1:
         names,each = label_probabilities(known.logits, known.gallery_labels, label_temperature, known.among, known.own)
         right,promised = np.array([names[i] == l for i,l in zip(each.argmax(1), known.labels)]),each.max(1)
@@ -245,8 +241,7 @@ def _retrieval(ax, table):
 def _best_matches(ax, e):
     "P(same) of the best match of each query: right, wrong, and of labels that the gallery has not"
     s = e.scored
-    p,at = e.calibration.probability(s.logits).max(1),s.logits.argmax(1)
-    right = np.array([s.gallery_labels[i] == l for i,l in zip(at, s.labels)])
+    p,right = e.calibration.probability(s.logits).max(1),s.best_right
     parts = [('right', right, '#1b7837'), ('wrong', ~right & s.known, '#c1272d'), ('not in the gallery', ~s.known, '0.6')]
     parts = [o for o in parts if o[1].any()]
     ax.hist([p[m] for _,m,_ in parts], bins=np.linspace(0, 1, 21), stacked=True, color=[c for *_,c in parts], label=[l for l,*_ in parts])
@@ -333,10 +328,13 @@ def calibrate_head(
     pair = (known.labels, known.gallery_labels)
     def error(p, **kwargs):
         if not known.inside or kwargs: return bootstrap(calibration_error, p, *pair, prior=prior, draws=draws, seed=seed, **kwargs)
+        return without_some(p, lambda s: calibration_error(s.logits, s.labels, s.gallery_labels, prior=prior))
+    def without_some(p, measure): # of queries that are images of the gallery
+        said = known._replace(logits=p)
         def value(keep):
-            try: return calibration_error((kept := _without(known._replace(logits=p), ~keep)).logits, kept.labels, kept.gallery_labels, prior=prior)
-            except ValueError: return np.nan # no pairs of a kind
-        return jackknife(value, len(known.files), seed=seed)
+            try: return measure(said.without(~keep))
+            except ValueError: return np.nan # no pairs, or none of a kind
+        return jackknife(value, len(known.files), _parts_of(known, draws), seed=seed)
     with warnings.catch_warnings():
         if known.inside: warnings.filterwarnings('ignore', 'calibrated with') # it counts such pairs twice
         new = fit_calibration(known.logits, *pair, prior=prior, beside=also)
@@ -351,8 +349,8 @@ def calibrate_head(
             except ValueError: return None # too few
     after,best,other_labels = nothing,nothing,nothing
     if (p := unseen(min(5, len(known.labels)) if known.inside else 2, 'query')) is not None:
-        right = np.array([known.gallery_labels[i] == l for i,l in zip(known.logits.argmax(1), known.labels)])
-        after,best = error(p),bootstrap(calibration_error, p.max(1), right, draws=draws, seed=seed)
+        after = error(p)
+        best = without_some(p, lambda s: calibration_error(s.logits.max(1), s.best_right)) if known.inside else bootstrap(calibration_error, p.max(1), known.best_right, draws=draws, seed=seed)
     if (p := unseen(min(label_folds, len(set(known.labels))), 'label')) is not None: other_labels = error(p, groups=known.labels)
     old = head_calibration(head)
     before = error((old if prior is None else old.at_prior(prior)).probability(known.logits))

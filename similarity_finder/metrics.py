@@ -26,7 +26,7 @@ def _list(x): return x.tolist() if hasattr(x, 'tolist') else list(x)
 
 def _missing(o): # no label: None, not-a-number, pandas' NA
     o = o.item() if hasattr(o, 'item') else o
-    return o is None or o is pd.NA or o is pd.NaT or isinstance(o, (float, np.floating)) and bool(o != o)
+    return pd.api.types.is_scalar(o) and bool(pd.isna(o))
 
 def _codes(*labels):
     "Lists of labels of any kind as whole numbers, the same for labels that are equal, and for all that are none"
@@ -102,13 +102,15 @@ def _roc(f, scores, labels, gallery_labels, weights):
     def counts(kind): # of each query at each step and before it
         query,column = np.nonzero(kind)
         s = -scores[query,column]
-        at = 2*np.searchsorted(steps, s) + np.isin(s, steps)
-        return csr_array((np.ones(len(s)), (query, at)), shape=(len(scores), 2*len(steps)+1)).T.tocsr()
+        i = np.searchsorted(steps, s)
+        at,n = 2*i + (steps[np.minimum(i, len(steps)-1)] == s),2*len(steps)+1
+        if w.ndim == 1: return np.bincount(at, w[query], n)
+        return csr_array((np.ones(len(s)), (query, at)), shape=(len(scores), n)).T.tocsr()
     tp,fp = counts(same),counts(different)
-    def rates(w):
-        t,n = (np.append(0, np.cumsum(o @ w)) for o in (tp, fp))
+    def rates(t, n):
+        t,n = (np.append(0, np.cumsum(o)) for o in (t, n))
         return f(n/n[-1], t/t[-1]) if n[-1] > 0 and t[-1] > 0 else np.nan
-    return float(rates(w)) if w.ndim == 1 else np.array([rates(o) for o in w])
+    return float(rates(tp, fp)) if w.ndim == 1 else np.array([rates(tp @ o, fp @ o) for o in w])
 
 def roc_auc(
     scores, # (Q, G) or (N,); only their order matters
@@ -266,12 +268,12 @@ def bootstrap(
 
 # %% ../nbs/06_metrics.ipynb #b257e87d
 def jackknife(
-    values, # a function of which images are kept, (n,) of bool, that gives a number or K of them
+    values, # a function of which images are kept, (n,) of bool, that gives a number between 0 and 1, or K of them
     n:int, # images
     parts:int=30, # that are left out one after the other, at most as many as there are images
     level:float=0.95, # of confidence
     seed:int=42 # of the parts
-)->Interval: # with Student's t, and no wider than from 0 to 1 where the value is; of K numbers a list of K
+)->Interval: # with Student's t, between 0 and 1; of K numbers a list of K
     "Measures with their confidence intervals over images that are queries and gallery at once (Wilson's interval where all parts agree on 0 or 1)"
     from scipy.stats import t
     _check_draws(1, level)
@@ -287,7 +289,7 @@ def jackknife(
     def interval(v, r):
         if r != r: return Interval(v, np.nan, np.nan)
         if r == 0 and v in (0,1): return Interval(v, *map(float, _wilson(v, n, level))) # all parts agree
-        return Interval(v, float(max(v-r, 0) if v >= 0 else v-r), float(min(v+r, 1) if v <= 1 else v+r))
+        return Interval(v, max(v-r, 0.), min(v+r, 1.))
     found = [interval(float(v), float(r)) for v,r in zip(np.atleast_1d(whole), np.atleast_1d(reach))]
     return found if whole.ndim else found[0]
 

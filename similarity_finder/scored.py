@@ -52,6 +52,20 @@ class Scored(NamedTuple):
         at = np.flatnonzero(keep)
         return self._replace(files=[self.files[i] for i in at], labels=[self.labels[i] for i in at], logits=self.logits[at], pairs=None if self.pairs is None else self.pairs[at], own=None if self.own is None else self.own[at])
 
+    def without(self,
+        left_out # (Q,) of bool
+    ): # a `Scored`
+        "The other queries; those of the gallery are missing there as well"
+        kept = self.rows(~left_out)
+        if self.own is None: return kept
+        hidden = np.isin(np.arange(self.logits.shape[1]), self.own[left_out]) # -1 is the place of none
+        return kept._replace(logits=np.where(hidden, -np.inf, kept.logits))
+
+    @property
+    def best_right(self): # (Q,) of bool
+        "Whether a query's best match has its label"
+        return np.array([self.gallery_labels[i] == l for i,l in zip(self.logits.argmax(1), self.labels)], dtype=bool)
+
 def _searched(gallery, files, pairs, progress=False):
     "What a search goes by, from the logits of all pairs (Q, G); minus infinity where there is nothing to compare"
     own = [gallery.index(f) for f in files]
@@ -105,7 +119,6 @@ def score_queries(
 
 def _copies(gallery, vectors, scored):
     "(query, place in the gallery) of queries that the network cannot tell from their best match"
-    if not len(gallery): return []
     at = (scored.logits if scored.pairs is None else scored.pairs).argmax(1)
     some,of = np.unique(at, return_inverse=True)
     stored,close = gallery.stored(some).rows(torch.from_numpy(of)),torch.from_numpy(scored.own < 0)
