@@ -2,21 +2,36 @@
 
     python .ci/notebooks.py [--workers N]
 """
-import argparse, subprocess, sys, time
+import argparse, multiprocessing, sys, time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
+from nbdev.test import test_nb
 
 slow = ['cheat', 'labels_decide', '02_siamese', '07_train', 'few_labels', '01_classifier', 'from_article', '05_finder', '07_show', '04_scan'] # in order
 elsewhere = ['pets'] # executed by tests/test_tutorial.py, with the wheel
 
 
 def test(file):
-    "Whether a notebook passes, and the seconds it took; what it says is printed if it does not"
-    start = time.time()
-    done = subprocess.run(['nbdev-test', str(file), '--n-workers', '0'], capture_output=True, text=True)
-    if done.returncode: print(done.stdout, done.stderr, flush=True)
-    return not done.returncode, time.time()-start
+    "Ends the process: with 0 if the notebook passes, else with 1; what is wrong with it, nbdev prints"
+    cfg = get_config()
+    sys.exit(not test_nb(file, skip_flags=cfg.tst_flags.split(), basepath=cfg.config_path, cell_timeout=cfg.cell_timeout)[0])
+
+
+def apart(ctx, file):
+    "Whether a notebook passes in a process of its own, and the seconds it took"
+    start,process = time.time(),ctx.Process(target=test, args=(file,))
+    process.start()
+    process.join()
+    return process.exitcode == 0,time.time()-start
+
+
+def processes():
+    "Starts processes that have what all notebooks import, where the system can: importing takes longer than most notebooks"
+    if 'forkserver' not in multiprocessing.get_all_start_methods(): return multiprocessing.get_context('spawn')
+    ctx = multiprocessing.get_context('forkserver')
+    ctx.set_forkserver_preload(['nbdev.test', 'fastai.vision.all', 'sklearn.metrics', 'sklearn.cluster'])
+    return ctx
 
 
 if __name__ == '__main__':
@@ -24,11 +39,11 @@ if __name__ == '__main__':
     p.add_argument('--workers', type=int, default=2)
     files = {f.stem: f.absolute() for f in sorted(nbglob(get_config().nbs_path, as_path=True)) if f.stem not in elsewhere}
     if unknown := [o for o in slow if o not in files]: sys.exit(f'no notebooks: {unknown}')
-    failed, names = [], slow + [o for o in files if o not in slow]
+    failed,names,ctx = [],slow + [o for o in files if o not in slow],processes()
     with ThreadPoolExecutor(p.parse_args().workers) as pool:
-        jobs = {pool.submit(test, files[o]): o for o in names}
-        for i, job in enumerate(as_completed(jobs), 1):
-            passed, seconds = job.result()
+        jobs = {pool.submit(apart, ctx, files[o]): o for o in names}
+        for i,job in enumerate(as_completed(jobs), 1):
+            passed,seconds = job.result()
             if not passed: failed.append(jobs[job])
             print(f'{i}/{len(jobs)} {jobs[job]}: {seconds:.0f} s{"" if passed else ", FAILED"}', flush=True)
     if failed: sys.exit('Failed: ' + ', '.join(failed))

@@ -11,6 +11,7 @@ __all__ = ['doodle_pets', 'doodle_masks', 'doodle_traits', 'doodle_label', 'dood
 import json
 import os
 import shutil
+import threading
 from functools import lru_cache
 from pathlib import Path
 from zlib import crc32
@@ -65,7 +66,7 @@ def doodle_pets(path=None, # where to; None: a folder under ~/.cache/similarity_
 # %% ../nbs/00_doodle.ipynb #7a81dbc7
 def _draw_all(path, recipe, progress):
     "Draw into a sibling folder and rename it when everything is there"
-    part = path.with_name(f'{path.name}.part{os.getpid()}')
+    part = path.with_name(f'{path.name}.part{os.getpid()}_{threading.get_ident()}')
     for d in ('images', 'masks'): (part/d).mkdir(parents=True, exist_ok=True)
     try:
         n = recipe['n']

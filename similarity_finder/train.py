@@ -18,6 +18,7 @@ import torch
 from fastai.data.transforms import RandomSplitter
 from fastai.torch_core import set_seed
 from fastai.vision.augment import aug_transforms
+from filelock import FileLock
 from scipy.linalg import block_diag
 from torchvision.models import resnet34
 
@@ -231,11 +232,12 @@ def doodle_finder(
     recipe = [str(files[0].parent), label, epochs, siamese_epochs, seed, erase]
     code = [p.read_bytes() for p in sorted(Path(package).parent.glob('*.py'))] # another version may train another finder
     place = doodle_home()/f'doodle_finder_{hashlib.sha256(b"".join([json.dumps(recipe).encode(), *code])).hexdigest()[:12]}'
-    try: info = read_description(place)['info']
-    except StoreError:
-        trained = train_finder(files, how, arch, False, size=size, epochs=epochs, siamese_epochs=siamese_epochs, seed=seed, num_workers=0, progress=progress, erase=erase)
-        info = dict(measures=trained.measures, held_out=[str(f) for f in trained.held_out])
-        trained.finder.save(place, info)
+    with FileLock(f'{place}.lock'): # who asks for the same while it is trained, waits
+        try: info = read_description(place)['info']
+        except StoreError:
+            trained = train_finder(files, how, arch, False, size=size, epochs=epochs, siamese_epochs=siamese_epochs, seed=seed, num_workers=0, progress=progress, erase=erase)
+            info = dict(measures=trained.measures, held_out=[str(f) for f in trained.held_out])
+            trained.finder.save(place, info)
     finder = SimilarityFinder.load(place)
     finder.gallery.label_func = how
     return Trained(finder, [Path(f) for f in info['held_out']], info['measures'])

@@ -10,8 +10,11 @@ shared = Path(os.environ.get('SIMILARITY_FINDER_SHARED', Path(__file__).resolve(
 
 
 def pytest_collection_modifyitems(items):
-    "The slow ones first: else one worker is left with the longest when the others are done"
-    items.sort(key=lambda o: 'slow' not in o.keywords)
+    "The slowest first: else one worker is left with the longest when the others are done"
+    def seconds(item):
+        mark = item.get_closest_marker('slow')
+        return 0 if mark is None else mark.args[0] if mark.args else 30
+    items.sort(key=seconds, reverse=True)
 
 
 @pytest.fixture(scope='session')

@@ -153,6 +153,7 @@ def test_propagation_abstains():
     assert many.labels[last] == 'a' and many.confidence[last] < 1
 
 
+@pytest.mark.slow(40)
 def test_copies_across_a_split(finder, doodles, tmp_path):
     copies = []
     for i, f in enumerate(doodles[::15]):

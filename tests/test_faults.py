@@ -58,6 +58,7 @@ def add_files(place, files, log, ready):
         for f in files[i:i+12]: say(log, str(f))
 
 
+@pytest.mark.slow(100)
 def test_killed_while_adding(finder, doodles, tmp_path, processes):
     "What was reported done is there, nothing is there twice, no vector is wrong, and the next run goes on"
     place, log, rng = tmp_path/'finder', tmp_path/'log', random.Random(0)
@@ -86,8 +87,9 @@ def test_killed_while_adding(finder, doodles, tmp_path, processes):
         if not len(g): continue
         idxs = [truth.index(f) for f in g.files]
         for a, b in zip(g.vectors, truth.vectors.rows(idxs)): assert torch.allclose(a, b, atol=1e-4)
+        if kills == 12: break
     assert kills >= 6, 'the process was hardly ever killed: the test proves nothing'
-    if p.exitcode: # a slow machine, always killed before the end: the last run is left alone
+    if p.exitcode: # killed each time before the end: the last run is left alone
         p, _ = start()
         p.join()
     assert p.exitcode == 0, 'the work was never finished'
@@ -106,6 +108,7 @@ def save_again_and_again(place, ready):
         SimilarityFinder.from_parts(classifier, again).save(place, info={'sign': classifier.model[1][-1].weight[0, 0].sign().item()})
 
 
+@pytest.mark.slow(90)
 def test_killed_while_saving(finder, doodles, tmp_path, processes):
     "The folder holds the finder from before or the one from after, whole"
     place, rng, seen = tmp_path/'finder', random.Random(1), set()
@@ -226,6 +229,7 @@ print(json.dumps([[[str(m.file), m.logit] for m in finder.search(query, k=99)], 
 """
 
 
+@pytest.mark.slow(45)
 def test_a_process_that_has_never_seen_the_training_code(finder, doodles, tmp_path):
     "It searches, predicts and explains as the process that trained did, without learners and without pickle"
     here = SimilarityFinder(finder.clearn, finder.slearn, doodles[:80], progress=False)

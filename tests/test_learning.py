@@ -4,24 +4,22 @@ import torch
 
 from similarity_finder.classifier import convnet
 from similarity_finder.doodle import doodle_pets
-from similarity_finder.train import train_finder
+from similarity_finder.train import doodle_finder, train_finder
 
 tiny = dict(arch=convnet, pretrained=False, size=64, num_workers=0, progress=False)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(200)
 def test_learns_the_doodles():
-    "Fifteen breeds, seed 42: chance is 1/15 for the classifier and 1/2 for the balanced pair accuracy and the AUC"
-    finder, held_out, measures = train_finder(doodle_pets(n=20, size=96, progress=False), epochs=16, siamese_epochs=4, seed=42, **tiny)
-    with finder.slearn.no_bar(): pairs = finder.slearn.validate()[1]
-    print(measures, f'pair accuracy {pairs:.3f}')
+    "Fifteen breeds, seed 42: chance is 1/15 for the classifier and the first match, and 1/2 for the AUC"
+    measures = doodle_finder(progress=False).measures
+    print(measures)
     assert measures['classifier_accuracy'] > 0.6
-    assert pairs > 0.8
     assert measures['pair_auc'] > 0.9
     assert measures['recall@1'] > 0.6
 
 
-@pytest.mark.slow
+@pytest.mark.slow(60)
 def test_same_seed_same_numbers():
     files = doodle_pets(n=8, size=96, progress=False)
     runs = [train_finder(files, epochs=1, siamese_epochs=1, seed=s, **tiny) for s in (0, 0, 1)]
@@ -66,6 +64,7 @@ def test_an_image_that_cannot_be_opened_is_left_out_of_new_labels(monkeypatch, d
     with pytest.raises(ValueError, match='99.jpg'): train.score_new_labels([bad, *doodles], parts=2, progress=False, on_error='raise')
 
 
+@pytest.mark.slow(30)
 def test_what_is_said_of_new_images_arrives(monkeypatch, doodles):
     "From `train_finder` to `fit_head`, with blocks that learn or without, and to the trainings without some labels"
     from similarity_finder import train

@@ -14,7 +14,7 @@ def test_its_imports_work():
     for line in imports: exec(line, {})
 
 
-@pytest.mark.slow
+@pytest.mark.slow(80)
 def test_its_own_images_examples(tmp_path, monkeypatch):
     "Run as they stand, on doodles in a folder for each label; only weights from the network and long training are left out"
     import shutil

@@ -37,6 +37,7 @@ def test_same_seed_same_weights(files):
     assert not same(runs[0], runs[2])
 
 
+@pytest.mark.slow(25)
 def test_more_blocks_learn_slower(files):
     "Not held, two blocks or fewer learn at 4e-4; three at two thirds of that"
     def trained(**kwargs):

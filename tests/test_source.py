@@ -129,6 +129,7 @@ def test_where_nothing_tells_what_is_new_it_is_said(learners, monkeypatch):
         assert not slearn.model.head.shares_novelty
 
 
+@pytest.mark.slow(45)
 @pytest.mark.parametrize('both', [0., 3.])
 def test_new_images_are_told_by_votes(files, learners, tmp_path, monkeypatch, both):
     "The votes' share differs from image to image, and what is searched, saved and explained is one and the same"

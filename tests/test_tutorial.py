@@ -10,7 +10,7 @@ import pytest
 root = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.slow
+@pytest.mark.slow(260)
 def test_tutorial_with_the_wheel(tmp_path):
     env = {k: v for k, v in os.environ.items() if k != 'FASTAI_HOME'} | {'CUDA_VISIBLE_DEVICES': '', 'PYTHONPATH': str(tmp_path/'site')}
     def run(*args, cwd=root):
