@@ -199,9 +199,10 @@ def info(finder:Folder, as_json:Json=False):
                      classes=len(d['classifier']['vocab']) if d['classifier'] else 0, gallery_images=len(rows), gallery_labels=len(set(rows.labels) - {None}),
                      vectors=table.meta['dtype'], fingerprint=d['fingerprint'], version=d['version'])
         if d.get('expansion'): about['neighbours'] = d['expansion']['k']
-        measures = d['info'].get('measures', {})
-        answer['json'] = about | dict(measures=measures, images_of_label=dict(Counter(str(l) for l in rows.labels)), labels_from=d['labels'])
+        measures,calibrated = (d['info'].get(o, {}) for o in ('measures','calibration'))
+        answer['json'] = about | dict(measures=measures, calibration=calibrated, images_of_label=dict(Counter(str(l) for l in rows.labels)), labels_from=d['labels'])
         answer['text'] = f'Finder in {finder}\n{table_of(about)}' + (f'\nOn held-out images, when it was trained:\n{table_of(measures)}' if measures else '')
+        if calibrated: answer['text'] += f'\nIts percentages were fitted again since then, by `evaluate --calibrate`:\n{table_of({k: v for k,v in calibrated.items() if v is not None})}'
 
 # %% ../nbs/07_cli.ipynb #a0a985b0
 @command

@@ -62,3 +62,15 @@ def test_json_is_json(finder, tmp_path):
     code, _, stdout = run('info', tmp_path/'kept', '--json')
     def refuse(name): raise ValueError(name)
     assert code == 0 and json.loads(stdout, parse_constant=refuse)['measures'] == {'recall@1': None}
+
+
+def test_info_says_what_the_percentages_were_fitted_to(finder, doodles, tmp_path):
+    finder.save(tmp_path/'kept', info=dict(measures={'recall@1': 0.5}))
+    code, output, _ = run('info', tmp_path/'kept')
+    assert code == 0 and 'fitted again' not in output and json.loads(run('info', tmp_path/'kept', '--json')[2])['calibration'] == {}
+    code, _, stdout = run('evaluate', tmp_path/'kept', *doodles[::4], '--calibrate', '--json', '--workers', '0')
+    kept = json.loads(stdout)['calibrated']
+    assert code == 0 and kept['queries'] == len(doodles[::4])
+    assert json.loads(run('info', tmp_path/'kept', '--json')[2])['calibration'] == kept
+    output = run('info', tmp_path/'kept')[1]
+    assert f'temperature              {kept["temperature"]:.3f}' in output and 'recall@1                 0.500' in output and 'None' not in output
