@@ -232,12 +232,17 @@ def doodle_finder(
     recipe = [str(files[0].parent), label, epochs, siamese_epochs, seed, erase]
     code = [p.read_bytes() for p in sorted(Path(package).parent.glob('*.py'))] # another version may train another finder
     place = doodle_home()/f'doodle_finder_{hashlib.sha256(b"".join([json.dumps(recipe).encode(), *code])).hexdigest()[:12]}'
-    with FileLock(f'{place}.lock'): # who asks for the same while it is trained, waits
-        try: info = read_description(place)['info']
-        except StoreError:
-            trained = train_finder(files, how, arch, False, size=size, epochs=epochs, siamese_epochs=siamese_epochs, seed=seed, num_workers=0, progress=progress, erase=erase)
-            info = dict(measures=trained.measures, held_out=[str(f) for f in trained.held_out])
-            trained.finder.save(place, info)
+    def kept():
+        try: return read_description(place)['info']
+        except StoreError: return None
+    info = kept()
+    if info is None:
+        with FileLock(f'{place}.lock'): # who asks for the same while it is trained, waits
+            info = kept()
+            if info is None:
+                trained = train_finder(files, how, arch, False, size=size, epochs=epochs, siamese_epochs=siamese_epochs, seed=seed, num_workers=0, progress=progress, erase=erase)
+                info = dict(measures=trained.measures, held_out=[str(f) for f in trained.held_out])
+                trained.finder.save(place, info)
     finder = SimilarityFinder.load(place)
     finder.gallery.label_func = how
     return Trained(finder, [Path(f) for f in info['held_out']], info['measures'])
