@@ -1,6 +1,6 @@
 """Tests all notebooks as nbdev-test does, the slowest first, so that no worker is left alone with one of them at the end; each in a process of its own, for notebooks patch classes that others use.
 
-    python .ci/notebooks.py [--workers N]
+    python .ci/notebooks.py [--workers N] [NAME ...]
 """
 import argparse, multiprocessing, sys, time
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -14,6 +14,7 @@ elsewhere = ['pets'] # executed by tests/test_tutorial.py, with the wheel
 
 def test(file):
     "Ends the process: with 0 if the notebook passes, else with 1; what is wrong with it, nbdev prints"
+    multiprocessing.set_start_method(None, force=True) # loaders start their processes as they do for everybody
     cfg = get_config()
     sys.exit(not test_nb(file, skip_flags=cfg.tst_flags.split(), basepath=cfg.config_path, cell_timeout=cfg.cell_timeout)[0])
 
@@ -36,11 +37,13 @@ def processes():
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('names', nargs='*', help='of notebooks without .ipynb; by default all')
     p.add_argument('--workers', type=int, default=2)
+    a = p.parse_args()
     files = {f.stem: f.absolute() for f in sorted(nbglob(get_config().nbs_path, as_path=True)) if f.stem not in elsewhere}
-    if unknown := [o for o in slow if o not in files]: sys.exit(f'no notebooks: {unknown}')
-    failed,names,ctx = [],slow + [o for o in files if o not in slow],processes()
-    with ThreadPoolExecutor(p.parse_args().workers) as pool:
+    if unknown := [o for o in slow + a.names if o not in files]: sys.exit(f'no notebooks: {unknown}')
+    failed,names,ctx = [],a.names or slow + [o for o in files if o not in slow],processes()
+    with ThreadPoolExecutor(a.workers) as pool:
         jobs = {pool.submit(apart, ctx, files[o]): o for o in names}
         for i,job in enumerate(as_completed(jobs), 1):
             passed,seconds = job.result()
