@@ -1,6 +1,6 @@
 """Tests all notebooks as nbdev-test does, the slowest first, so that no worker is left alone with one of them at the end; each in a process of its own, for notebooks patch classes that others use.
 
-    python .ci/notebooks.py [--workers N] [NAME ...]
+    python .ci/notebooks.py [--slow] [--workers N] [NAME ...]
 """
 import argparse, multiprocessing, sys, time
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -9,6 +9,7 @@ from nbdev.doclinks import nbglob
 from nbdev.test import test_nb
 
 slow = ['cheat', 'labels_decide', '02_siamese', '07_train', 'few_labels', '01_classifier', 'from_article', '05_finder', '07_show', '04_scan'] # in order
+minutes = slow[:2] # of training from nothing, each: only where they are asked for
 elsewhere = ['pets'] # executed by tests/test_tutorial.py, with the wheel
 
 
@@ -37,12 +38,14 @@ def processes():
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('names', nargs='*', help='of notebooks without .ipynb; by default all')
+    p.add_argument('names', nargs='*', help=f'of notebooks without .ipynb; by default all but {" and ".join(minutes)}')
+    p.add_argument('--slow', action='store_true', help='these two as well')
     p.add_argument('--workers', type=int, default=2)
     a = p.parse_args()
     files = {f.stem: f.absolute() for f in sorted(nbglob(get_config().nbs_path, as_path=True)) if f.stem not in elsewhere}
     if unknown := [o for o in slow + a.names if o not in files]: sys.exit(f'no notebooks: {unknown}')
-    failed,names,ctx = [],a.names or slow + [o for o in files if o not in slow],processes()
+    names = a.names or [o for o in slow + [o for o in files if o not in slow] if a.slow or o not in minutes]
+    failed,ctx = [],processes()
     with ThreadPoolExecutor(a.workers) as pool:
         jobs = {pool.submit(apart, ctx, files[o]): o for o in names}
         for i,job in enumerate(as_completed(jobs), 1):
