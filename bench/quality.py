@@ -66,6 +66,8 @@ methods |= {f'default, 24 epochs, kept, mixed {m}': dict(methods['default, 24 ep
 methods |= {'default, 24 epochs, kept, both new 3': dict(methods['default, 24 epochs, kept'], both=3.), 'default, 24 epochs, kept, mixed 0.5, both new 3': dict(methods['default, 24 epochs, kept'], mix=0.5, both=3.)} # two new images have that in common
 methods |= {'default, 72 epochs, kept': dict(methods['default, 24 epochs, kept'], epochs=72)}
 methods |= {'default, 24 epochs, held 0.3': dict(methods['default, 24 epochs, held 0.2'], lwf=0.3), 'default, 24 epochs, held': dict(methods['default, 24 epochs, held 0.2'], mix=0.8), 'raw features and votes': None}
+# as many encoded images as the default: those that its blocks and its head learn from; and what the blocks as they were see beside them as well
+methods |= {f'SupCon, {n} epochs': dict(methods['SupCon'], epochs=n) for n in (32, 55)}
 # trained as before, and searched with the neighbours in the gallery (`with_neighbours`)
 methods |= {f'{name}, expanded': methods[name] for name in ('default, 24 epochs, kept', 'SupCon, 24 epochs, kept', 'MultiSimilarity, 24 epochs, kept', 'SupCon, 24 epochs', 'MultiSimilarity, 24 epochs', 'classifier features, 24 epochs', 'raw features', 'raw features and votes')}
 protocols = ['known', 'new', 'open', 'together', 'known, even', 'new, even', 'open, even', 'together, even', 'characters']

@@ -21,7 +21,7 @@ def _log_odds(p): return np.log(p) - np.log1p(-p)
 
 def _check_prior(prior):
     "An error unless it is a probability"
-    if not 0 < prior < 1: raise ValueError(f'prior, the share of same pairs among those asked about, lies between 0 and 1, not {prior}')
+    if not 0 < np.float32(prior) < 1: raise ValueError(f'prior, the share of same pairs among those asked about, lies between 0 and 1 (also of 32 bits, as a finder keeps it), not {prior}')
 
 class Calibration(NamedTuple):
     "How logits become probabilities"
@@ -88,7 +88,8 @@ def fit_calibration(
     if prior is None: prior = shares[0]
     _check_prior(prior)
     # where the one pair in m+2 or n+2 that is not ruled out would count more than a twentieth of all of the other kind, Bayes' rule leads to the prior from the pairs' own share
-    low,high = any(prior*(m+2) < 20 for _,m in many),any((1-prior)*(n+2) < 20 for n,_ in many)
+    low = any(prior < s and prior*(m+2) < 20 for s,(_,m) in zip(shares, many))
+    high = any(prior > s and (1-prior)*(n+2) < 20 for s,(n,_) in zip(shares, many))
     at = max(prior, *shares) if low else min(prior, *shares) if high else prior
     for (z,y,w),(n,m) in zip(sets, many): # each counts the same, however small
         parts.append((z, w*np.where(y, at/n, (1-at)/m)/len(sets), np.where(y, (n+1)/(n+2), 1/(m+2))))

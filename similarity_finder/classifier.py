@@ -46,7 +46,7 @@ def classifier_dls(
     splitter=None, # files -> indices for training, for validation; by default `valid_pct` of them at random, by `seed`
     valid_pct:float=0.2, # share of the files to hold out, between 0 and 1
     size:int=224, # height and width in pixels of what the network sees
-    bs:int=64, # images a batch
+    bs:int=64, # images a batch; all that there are to train on, if they are fewer
     seed:int=42, # of the split and of the order of the batches
     batch_tfms=None, # augmentation of the training images; by default fastai's `aug_transforms()`
     on_error:str='skip', # what to do about files that cannot be used: 'skip' them with a report, or 'raise'
@@ -57,10 +57,11 @@ def classifier_dls(
     "Labelled images in batches, for training and for validation"
     files,labels,_ = usable_files(files, label_func, decode, on_error)
     label_func = TextLabels(label_func)
-    block = DataBlock((image_block, CategoryBlock(vocab=sorted(set(labels)))), get_y=label_func, splitter=splitter or RandomSplitter(valid_pct, seed),
+    splits = (splitter or RandomSplitter(valid_pct, seed))(files)
+    if not len(splits[0]): raise ValueError(f'the splitter leaves none of {len(files)} files to train on')
+    block = DataBlock((image_block, CategoryBlock(vocab=sorted(set(labels)))), get_y=label_func, splitter=lambda _: splits,
                       item_tfms=Resize(size), batch_tfms=aug_transforms() if batch_tfms is None else batch_tfms)
-    dls = block.dataloaders(files, bs=min(bs, len(files)), num_workers=num_workers, **kwargs)
-    if not len(dls.train_ds): raise ValueError(f'the splitter leaves none of {len(files)} files to train on')
+    dls = block.dataloaders(files, bs=min(bs, len(splits[0])), num_workers=num_workers, **kwargs) # a batch that is not full is left out of the training
     only_valid = sorted({label_func(f) for f in dls.valid_ds.items} - {label_func(f) for f in dls.train_ds.items})
     if only_valid: print(f'{len(only_valid)} of {dls.c} labels have no image to train on and cannot be learned (first: {only_valid[0]!r})')
     dls.rng.seed(seed)

@@ -222,7 +222,7 @@ def demo(
     from similarity_finder.doodle import doodle_pets
     from similarity_finder.show import draw_matches,draw_reasons
     from similarity_finder.train import train_finder
-    files = doodle_pets(n=n, size=96)
+    files = doodle_pets(n=n, size=96, seed=seed)
     typer.echo(f'{len(files)} images of {len(set(files.map(label_func)))} breeds. Training the classifier, then the siamese network:')
     finder,held_out,measures = train_finder(files, arch=convnet, pretrained=False, size=64, epochs=epochs, siamese_epochs=siamese_epochs, seed=seed, num_workers=0)
     finder.save(out/'finder', info=no_nan(dict(measures=measures)))

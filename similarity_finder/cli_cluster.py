@@ -81,7 +81,7 @@ def cluster(
     method:Annotated[str, typer.Option(help="'average' linkage or 'hdbscan'.")]='average',
     min_size:Annotated[int, typer.Option(help='Images in the smallest cluster.', min=1)]=2,
     given:Annotated[Path|None, typer.Option(help='A csv table (columns file and label) with labels for a handful of the images: clusters get names, and the other images labels.')]=None,
-    min_confidence:Annotated[float, typer.Option(help='With --given: below, an image gets no label.', min=0, max=1)]=0.5,
+    min_confidence:Annotated[float|None, typer.Option(help='With --given: below, an image gets no label (default: 0.5).', min=0, max=1)]=None,
     no_map:Annotated[bool, typer.Option('--no-map', help='Draw no overview map, which takes longest.')]=False,
     workers:Workers=None, strict:Strict=False, as_json:Json=False,
 ):
@@ -90,12 +90,13 @@ def cluster(
         from similarity_finder.cluster import cluster as group_images
         from similarity_finder.finder import SimilarityFinder
         if out.exists() and not out.is_dir(): raise ValueError(f'{out} is a file: choose a folder for --out')
+        if min_confidence is not None and given is None: raise ValueError('--min-confidence is for --given: add the table, or leave it out')
         found = SimilarityFinder.load(finder)
         source = SimilarityFinder.from_parts(None, _gallery(found, images, workers, strict))
         c = group_images(source, threshold, number, method, min_size=min_size)
         told,table = None,c.table()
         if given is not None:
-            told = _labels_from(c, given, min_confidence)
+            told = _labels_from(c, given, 0.5 if min_confidence is None else min_confidence)
             more = told.table().rename(columns=dict(confidence='label_confidence')).drop(columns='cluster')
             table = c.table().merge(more, on='file', how='left')
         out.mkdir(parents=True, exist_ok=True)

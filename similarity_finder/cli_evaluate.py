@@ -70,4 +70,9 @@ def _threshold(found, place, scored, calibrated, fpr, answer):
     if calibrated and scored.pairs is not None: scored = scored._replace(logits=_searched(found.gallery, scored.files, scored.pairs)) # neighbours count by what pairs mean now
     t = found.threshold_at(scored, fpr)
     answer['json']['threshold_at'] = t._asdict()
-    answer['text'] += f'\nFrom P(same) {t.score:.4f} on: {t.fpr:.1%} of {t.n} images have a wrong match there, {t.tpr:.1%} a right one. To show nothing below: similarity-finder search {place} ... --min-probability {t.score:.4f}'
+    if t.score > 1: # the finder is as sure of wrong matches as can be
+        answer['text'] += f'\nNo P(same) keeps to --fpr {fpr}: of {t.n} images, more than that have a wrong match at 100 %'
+        return
+    p = found.gallery.calibration.probability(scored.logits)
+    least = next(s for s in (round(t.score, d) for d in range(4, 18)) if ((p >= s) == (p >= t.score)).all()) # as short as does the same
+    answer['text'] += f'\nFrom P(same) {least} on: {t.fpr:.1%} of {t.n} images have a wrong match there, {t.tpr:.1%} a right one. To show nothing below: similarity-finder search {place} ... --min-probability {least}'

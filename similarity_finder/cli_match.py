@@ -19,11 +19,11 @@ from .command import Folder,Json,Strict,Workers,app,command,images_of,report
 # %% ../nbs/09_cli_match.ipynb #08be069d
 def _files(where, key='file'):
     "The images of folders, files and csv tables"
-    import pandas as pd
+    from similarity_finder.balance import read_table
     out = []
     for p in map(Path, where):
         if p.suffix.lower() != '.csv': out += images_of([p]); continue
-        table = pd.read_csv(p, dtype=str, encoding='utf-8-sig')
+        table = read_table(p, dtype=str)
         if key not in table: raise ValueError(f'{p} has no column {key!r}; it has {list(table.columns)}')
         empty = int(table[key].isna().sum())
         if empty: warnings.warn(f'{empty} of {len(table)} rows of {p} name no file, and are left out')
@@ -53,10 +53,10 @@ def match(
     out:Annotated[Path, typer.Option(help='Folder to write tables and pictures to.')]=Path('similarity-finder-match'),
     caliper:Annotated[float|None, typer.Option(help='The least P(same) of a pair, between 0 and 1.')]=None,
     covariates:Annotated[Path|None, typer.Option(help='A csv table with a row for each file.')]=None,
-    key:Annotated[str, typer.Option(help='Its column to look files up in; with --patients, that of the patients if it is another.')]='file',
+    key:Annotated[str|None, typer.Option(help="Its column to look files up in (default: file); with --patients, that of the patients if it is another.")]=None,
     exact:Annotated[list[str]|None, typer.Option(help='A covariate that has to be the same; may be given several times.')]=None,
     within:Annotated[list[str]|None, typer.Option(help="The largest difference of a covariate, such as age=5 or 'age=0.2 sd'; may be given several times.")]=None,
-    k:Annotated[int, typer.Option('-k', help='Controls for each treated, at most.', min=1)]=1,
+    k:Annotated[int|None, typer.Option('-k', help='Controls for each treated, at most (default: 1).', min=1)]=None,
     patients:Annotated[str|None, typer.Option(help="Which patient a file is of, if patients have several: 'folder', a regular expression with a group on the file's name, or 'dicom' for a hash of the PatientID.")]=None,
     neighbours:Annotated[int|None, typer.Option(help='Within one group: consider only the best so many partners of each.', min=1)]=None,
     no_maps:Annotated[bool, typer.Option('--no-maps', help='Draw the pairs without the evidence in them.')]=False,
@@ -64,13 +64,16 @@ def match(
 ):
     "Match treated patients with controls, or pair the patients of one group."
     with report(as_json) as answer:
+        if key is not None and covariates is None: raise ValueError('--key is a column of --covariates: add the table, or leave --key out')
+        if k is not None and not controls: raise ValueError('-k, how many controls each treated gets, is for --controls: patients of one group are paired')
+        if neighbours is not None and controls: raise ValueError('--neighbours is for pairs within one group: leave it out, or --controls')
         from similarity_finder.finder import SimilarityFinder
         from similarity_finder.match import match as match_groups,match_within
         files = _files(treated),_files(controls or ())
-        args = dict(caliper=caliper, exact=exact or (), within=_within(within or ()), covariates=covariates, key=key, groups=_groups(patients), num_workers=workers, progress=sum(map(len, files)) > 200,
+        args = dict(caliper=caliper, exact=exact or (), within=_within(within or ()), covariates=covariates, key=key or 'file', groups=_groups(patients), num_workers=workers, progress=sum(map(len, files)) > 200,
                     on_error='raise' if strict else 'skip')
         loaded = SimilarityFinder.load(finder)
-        if controls: done = match_groups(loaded, *files, k=k, **args)
+        if controls: done = match_groups(loaded, *files, k=k or 1, **args)
         else: done = match_within(loaded, files[0], neighbours=neighbours, **args)
         page = done.save(out, maps=not no_maps)
         answer['json'] = dict(page=str(page), pairs=json_rows(done.pairs), unmatched=json_rows(done.unmatched), balance=json_rows(done.balance))

@@ -26,7 +26,7 @@ from .classifier import Classifier,evaluating
 from .data import ImageError
 from .gallery import Gallery
 from .identify import fit_label_temperature,label_probabilities
-from .metrics import (Interval,accuracy_at,bootstrap,brier_score,calibration_error,equal_error_rate,filter_misses,jackknife,map_at_r,none_rate,
+from .metrics import (Interval,accuracy_at,bootstrap,brier_score,calibration_error,equal_error_rate,filter_misses,having_part,jackknife,map_at_r,none_rate,
                                        recall_at_k,reliability,reliability_diagram,roc_auc)
 from .scored import Scored,_searched,score_queries
 
@@ -108,8 +108,13 @@ def measure_table(
             if not kept.known.any(): return [np.nan]*len(names)
             found = measured(kept, predicted=predicted and [predicted[i] for i in np.flatnonzero(keep)], boot=alone)
             return [found[k].value if k in found else np.nan for k in names]
-        rows = dict(zip(names, jackknife(values, len(scored.files), _parts_of(scored, draws), level, seed)))
+        counts = lambda: [v.value for v in measured(scored, predicted=predicted, boot=_part_of).values()]
+        rows = dict(zip(names, jackknife(values, len(scored.files), _parts_of(scored, draws), level, seed, counts)))
     return pd.DataFrame([(*v, _about(k)) for k,v in rows.items()], index=pd.Index(rows, name='measure'), columns=['value','low','high','about'])
+
+def _part_of(f, *args, **kwargs):
+    "How many have a part in a measure that is 0 or 1, in place of its value"
+    return Interval(having_part(f, *args, **kwargs) if f(*args, **kwargs) in (0,1) else 0, np.nan, np.nan)
 
 def _parts_of(scored, draws):
     "Parts of the images to leave out: fewer where there are many pairs to measure again"

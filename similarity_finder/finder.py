@@ -371,7 +371,7 @@ def expand(self:SimilarityFinder,
 @patch
 def save(self:SimilarityFinder,
     path, # folder; a finder in it is replaced
-    info:dict|None=None # anything else to keep, such as measured accuracies
+    info:dict|None=None # anything else to keep, such as measured accuracies; by default what was kept with it before, if it was loaded
 )->Path: # the folder
     "Write the whole finder to a folder"
     return save_finder(path, self.classifier, self.gallery, info)

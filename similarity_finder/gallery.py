@@ -68,7 +68,8 @@ class Gallery:
         self.fingerprint = encoder.fingerprint # of the network that made the vectors
         self.expansion = None # neighbours that searches go by as well; `expand` sets it
         self.fitted_label_temperature = None # of `identify`, for a search without neighbours; `calibrate_gallery` sets it
-        self._set(rows or empty_rows(encoder.head.n_hidden, encoder.head.n_metric))
+        self.info = {} # what a saved finder was kept with
+        self._set(empty_rows(encoder.head.n_hidden, encoder.head.n_metric) if rows is None else rows)
 
     def _set(self, rows, ids=None):
         self.rows,self.ids = rows,ids

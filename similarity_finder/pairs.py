@@ -201,6 +201,8 @@ def siamese_dls(
                           batch_tfms=aug_transforms() if batch_tfms is None else batch_tfms, dl_type=AllPairsDL)
         return block.dataloaders(files, k=k, seed=seed, **kwargs)
     splits = splitter(files)
+    if not len(splits[0]): raise ValueError(f'the splitter leaves none of {len(files)} files to train on')
+    kwargs['bs'] = min(bs, len(splits[0])) # a batch that is not full is left out of the training
     tls = TfmdLists(files, SiameseTransform(files, splits, label_func, seed), splits=splits)
     dls = tls.dataloaders(after_item=[Resize(size), ToTensor], after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
     dls.rng.seed(seed)

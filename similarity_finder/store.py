@@ -20,6 +20,7 @@ from . import __version__
 from .blocks import KeptBlocks
 from .calibrate import Calibration,head_calibration,store_calibration
 from .classifier import Classifier,create_encoder,evaluating,own_archs
+from fastai.data.transforms import parent_label as fastai_parent_label
 from .data import LabelError,PatternLabeller,TableLabeller,parent_label
 from .encode import PairEncoder
 from .expansion import Neighbours
@@ -67,7 +68,7 @@ def describe_labels(
     if isinstance(label_func, _TableLater): return label_func.d # as it was loaded
     if isinstance(label_func, PatternLabeller): return dict(pattern=label_func.pat.pattern)
     if isinstance(label_func, TableLabeller): return dict(table=str(label_func.table.resolve()), label=label_func.label, file=label_func.file)
-    return dict(folder=True) if label_func is parent_label else None
+    return dict(folder=True) if label_func in (parent_label, fastai_parent_label) else None
 
 def build_labels(
     d:dict|None # from `describe_labels`
@@ -180,14 +181,15 @@ def save_finder(
     path, # folder; made if it is not there, and a finder in it is replaced
     classifier:Classifier|None, # with a head of fastai's `create_head`
     gallery:Gallery, # from now on it lives in the folder
-    info:dict|None=None # anything else to keep, such as measured accuracies: strings, numbers, lists and dicts
+    info:dict|None=None # anything else to keep, such as measured accuracies: strings, numbers, lists and dicts; by default what was kept with the finder that the gallery was loaded with
 )->Path: # the folder
     "Write a finder to a folder"
+    if info is None: info = gallery.info
     path,encoder = Path(path),gallery.encoder
     if path.exists() and not path.is_dir(): raise StoreError(f'{path} is a file, not a folder')
     path.mkdir(parents=True, exist_ok=True)
     gallery.check()
-    d = dict(format='similarity_finder', format_version=1, version=__version__, fingerprint=gallery.fingerprint, labels=describe_labels(gallery.label_func), label_temperature=gallery.fitted_label_temperature, info=info or {})
+    d = dict(format='similarity_finder', format_version=1, version=__version__, fingerprint=gallery.fingerprint, labels=describe_labels(gallery.label_func), label_temperature=gallery.fitted_label_temperature, info=info)
     d['siamese'] = dict(encoder=describe_encoder(encoder.model.encoder), head=describe_head(encoder.head), preprocess=encoder.prep.to_dict())
     d['siamese'] |= _save_weights(path, 'siamese', encoder.model)
     make = lambda m: None if not describe_encoder(m)['arch'].startswith('custom') else lambda: copy.deepcopy(m.trained if isinstance(m, KeptBlocks) else m)
@@ -249,5 +251,6 @@ def load_finder(
     classifier = c and Classifier(_load_weights(path, c, lambda: _build_classifier(c, encoder)).to(device), c['vocab'], Preprocess.from_dict(c['preprocess'], device))
     gallery = Gallery.open(path/'gallery', pair, build_labels(d['labels']), d['gallery'], memory)
     gallery.fitted_label_temperature = d.get('label_temperature') # finders that are older have none
+    gallery.info = d['info']
     if d.get('expansion'): _load_expansion(path, d['expansion'], gallery)
     return classifier,gallery

@@ -109,7 +109,7 @@ def train_finder(
     finder.gallery.add(held_out, num_workers=num_workers, progress=progress)
     if new_labels:
         try: measures |= _foretold(finder, score_new_labels(files, label_func, new_labels, seed=seed, **again), calibrate, seed)
-        except ValueError as e: warnings.warn(f'not measured on new labels: {e}') # the finder is trained, and stays
+        except (ValueError, RuntimeError, OSError) as e: warnings.warn(f'not measured on new labels: {e}') # the finder is trained, and stays
     return Trained(finder, held_out, measures | dict(images=len(files), labels=len(set(labels)), held_out=len(held_out)))
 
 def _fit_last(learn, n_epoch, size, n_files, seed, blocks, mix=None, both_new=0., views=6, budget=4e9):
