@@ -21,7 +21,7 @@ def _log_odds(p): return np.log(p) - np.log1p(-p)
 
 def _check_prior(prior):
     "An error unless it is a probability"
-    if not 0 < np.float32(prior) < 1: raise ValueError(f'prior, the share of same pairs among those asked about, lies between 0 and 1 (also of 32 bits, as a finder keeps it), not {prior}')
+    if not 0 < np.float32(prior) < 1: raise ValueError(f'prior, the share of same pairs among those asked about, lies between 0 and 1, not {prior}{" (in the 32 bits that a finder keeps, 0 or 1)" if 0 < prior < 1 else ""}')
 
 class Calibration(NamedTuple):
     "How logits become probabilities"

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from similarity_finder.calibrate import Calibration, head_calibration, store_calibration
 from similarity_finder.classifier import classifier_dls, convnet
 from similarity_finder.cli import app
-from similarity_finder.data import label_func, parent_label, usable_files
+from similarity_finder.data import label_func, labeller, parent_label, usable_files
 from similarity_finder.evaluate import measure_table
 from similarity_finder.finder import SimilarityFinder
 from similarity_finder.gallery import Gallery
@@ -127,6 +127,8 @@ def test_a_prior_that_the_head_cannot_keep(finder):
 
 
 def test_tables_in_another_encoding(tmp_path):
+    (tmp_path/'LABELS.CSV').write_text('file,label\na_1.jpg,cat\n')
+    assert labeller(tmp_path/'LABELS.CSV')('a_1.jpg') == 'cat'
     from similarity_finder.balance import covariates_of
     (tmp_path/'t.csv').write_text('file,age\nBärchen_1.jpg,4\n', encoding='latin-1')
     with pytest.raises(ValueError, match=r't\.csv cannot be read as a csv table in UTF-8'): covariates_of(['a'], tmp_path/'t.csv')
