@@ -1,6 +1,5 @@
 "Few images, relative paths, empty galleries, options without what they are for: nothing is lost or ignored without a word"
 import shutil
-import warnings
 from pathlib import Path
 
 import numpy as np
