@@ -102,6 +102,7 @@ def test_a_threshold_does_what_it_says_when_it_is_typed(finder, doodles, tmp_pat
     assert done.exit_code == 0, done.output
     said = done.stdout.strip().splitlines()[-1]
     least, promised = float(said.split()[-1]), float(said.split('on: ')[1].split('%')[0])
+    assert 0 < promised <= 20
     found = SimilarityFinder.load(tmp_path/'finder').search(queries, k=10**6, min_probability=least)
     assert np.mean([any(m.label != label_func(q) for m in ms) for q, ms in zip(queries, found)]) == pytest.approx(promised/100, abs=6e-4)
 
@@ -116,6 +117,17 @@ def test_options_without_what_they_are_for(tmp_path, monkeypatch, args, says):
     (tmp_path/'a'/'x_1.jpg').touch(); (tmp_path/'b'/'y_1.jpg').touch()
     done = CliRunner().invoke(app, args)
     assert done.exit_code == 1 and says in done.output
+
+
+def test_the_seed_of_the_demo_is_of_the_drawings_too(tmp_path, monkeypatch):
+    import similarity_finder.doodle as doodle
+    asked = []
+    def draw(**kwargs):
+        asked.append(kwargs['seed'])
+        raise ValueError('drawn enough')
+    monkeypatch.setattr(doodle, 'doodle_pets', draw)
+    CliRunner().invoke(app, ['demo', '--seed', '7', '--out', str(tmp_path/'demo')])
+    assert asked == [7]
 
 
 def test_a_prior_that_the_head_cannot_keep(finder):
