@@ -2,7 +2,7 @@
 
     FASTAI_HOME=... python bench/larger.py --weights mobilenet_v2.pth [--sizes 224 320 448 --epochs 24 72 --seeds 3 4 5]
 
-`--sizes 224 --epochs 24 --seeds 3 4 5 6 7 8 9 10 11 --neighbours --out bench/library.csv` is the library itself as it is today, from the files to the search; `--protocols new --seeds 54 ... 71` are splits of new breeds that nothing was measured on before, and so were 36 ... 53, of which `--most 1 --out bench/library_whole.csv` is: neighbours that count up to as much as the image itself, an earlier form.
+`--sizes 224 --epochs 24 --seeds 3 4 5 6 7 8 9 10 11 --neighbours --out bench/library.csv` is the library itself, from the files to the search (its head learned on from all seven views then, today from two); `--protocols new --seeds 54 ... 71` are splits of new breeds that nothing was measured on before, and so were 36 ... 53, of which `--most 1 --out bench/library_whole.csv` is: neighbours that count up to as much as the image itself, an earlier form.
 Splits as in quality.py, and `fit_head` as in encoders.py: its head and the last two blocks of mobilenet_v2, on six augmented views; the rows in larger.csv are of an earlier form of its votes: those of the blocks as they were alone, vote=(0.05, 0.4), in place of the features instead of beside them. 'seconds' are those of one split from the first file to the last measure, with as many splits at work as there are processes.
 """
 import argparse, csv, time

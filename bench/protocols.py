@@ -214,7 +214,7 @@ default = dict(loss='pairs', tail=2, views='both', bs=64, k=4, epochs=12, lr=1e-
                both=0., # what two new images have in the logit from that alone
                still=True, ema=0., ema_start=0., wd=0.1, ce=0., smooth=0., pct_start=0.25, hard=0., rank=0., rank_e=0., pairs_e=0., detach=False, apart=False, zero=True, tau=0.1, distill=0.,
                warm=False, # the blocks start as a classifier of the labels has trained them, for as long
-               mix=1., again=1/2) # how much of the trained blocks there is in their mean with what they were (1: all of it); then the head learns again, for this share of the epochs
+               mix=1., again=1/2, again_views=None) # how much of the trained blocks there is in their mean with what they were (1: all of it); then the head learns again, for this share of the epochs, from so many views of each image (None: all)
 
 
 class Caches:
@@ -289,7 +289,7 @@ def train(p, caches, **cfg):
             i = class_batches(labels, bs, k, random.Random(0))[:bs]
             head.eval(); head.fit_metric(head.vectors(tail.eval()(plain[tr[i]].float())).e, y[i])
             start_e = head.alpha.item(), head.w.bias.item() # slope and shift of the cosines as they are
-    start, key = time.process_time(), hashlib.sha256(json.dumps([p.name, p.seed, list(map(int, p.train)), {k: v for k, v in cfg.items() if k not in ('share', 'vote', 'own', 'both', 'mix', 'again')}], sort_keys=True).encode()).hexdigest()[:12]
+    start, key = time.process_time(), hashlib.sha256(json.dumps([p.name, p.seed, list(map(int, p.train)), {k: v for k, v in cfg.items() if k not in ('share', 'vote', 'own', 'both', 'mix', 'again', 'again_views')}], sort_keys=True).encode()).hexdigest()[:12]
     fname = caches.folder/f'net_{p.name}_{p.seed}_{key}.pt' # trained once
     if (kept := fname.exists()): net.load_state_dict(torch.load(fname))
     else:
@@ -301,7 +301,7 @@ def train(p, caches, **cfg):
         set_seed(p.seed, reproducible=True)
         net.before, c = None, {**c, 'distill': 0.} # there is nothing left to forget
         net.eval()
-        net.tail, x = nn.Identity(), torch.stack([features(tail, v) for v in x])
+        net.tail, x = nn.Identity(), torch.stack([features(tail, v) for v in x[:c['again_views']]])
         rng.seed(p.seed) # the same batches, whether the first training has just run or was read
         fit(x, round(c['again']*c['epochs']), c['lr'])
         net.tail = tail

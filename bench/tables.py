@@ -32,6 +32,12 @@ identified, identified_shapes = (pd.read_csv(here/f'identify{o}.csv') for o in (
 fresh = measured[measured.dataset == 'fresh'] # splits that nothing was measured on before the recipe was as it is
 
 
+# once more, the networks that learn from as many images: the default whose head learns on from two views, and the rivals two epochs longer, under the names of those above
+today, longer = f'{ours}, two views', {'SupCon, 26 epochs': 'SupCon, 24 epochs', 'MultiSimilarity, 26 epochs': 'MultiSimilarity, 24 epochs'}
+once_more = measured[measured.dataset == 'fourth']
+as_many = once_more[once_more.method.isin(['raw features', today, *longer])].assign(method=lambda o: o.method.replace({today: ours, **longer}))
+
+
 def _searched_with_neighbours(q): return q[q.method.str.endswith(', expanded')].assign(method=lambda o: o.method.str.removesuffix(', expanded'))
 in_company, fresh_company = _searched_with_neighbours(measured[measured.dataset == 'third']), _searched_with_neighbours(fresh) # the same methods, searched with neighbours
 

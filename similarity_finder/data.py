@@ -71,7 +71,7 @@ class TableLabeller:
         self.table,self.label,self.file = Path(table),label,file
         self.roots = list(dict.fromkeys([Path(table).resolve().parent, Path(os.path.abspath(table)).parent])) # the folder, and what it is called
         try:
-            with open(self.table, newline='', encoding='utf-8-sig') as f: rows = list(csv.DictReader(f))
+            with open(self.table, newline='', encoding='utf-8-sig') as f: rows = list(csv.DictReader(f, strict=True)) # a quote that is not closed is an error, and swallows no rows
         except (UnicodeDecodeError, csv.Error) as e: raise ValueError(f'{self.table} cannot be read as a csv table in UTF-8: {e}') from None
         for col in (file, label):
             if not rows or col not in rows[0]:
@@ -242,8 +242,8 @@ def report_skipped(
     if on_error not in ('skip', 'raise'): raise ValueError(f"on_error is 'skip' or 'raise', not {on_error!r}")
     if not skipped: return
     msg = f'{len(skipped)} of {n} files cannot be used (first: {ImageError(*skipped[0])})'
-    if on_error == 'raise': raise ImageError(skipped[0][0], f'{skipped[0][1]}. {msg}; pass on_error=\'skip\' to go on without')
-    print(f"{msg}; pass on_error='raise' to stop instead")
+    if on_error == 'raise': raise ImageError(skipped[0][0], f'{skipped[0][1]}. {msg}; pass on_error=\'skip\' (on the command line: no --strict) to go on without')
+    print(f"{msg}; pass on_error='raise' (on the command line: --strict) to stop instead")
 
 # %% ../nbs/00_data.ipynb #da075753
 def usable_files(

@@ -195,7 +195,7 @@ def fit_head(self:SiameseLearner,
     views:int=0, # augmented views of each image, beside the image as it is
     lr_blocks:float|None=None, # highest learning rate of those blocks; by default 8e-4 if they are held by `distill`, else 4e-4, and of n blocks more than two 2/n of that: at the full rate more blocks forget what they knew of new labels
     distill:float=0.1, # how much those blocks are held to what they told of the encoder's source classes, if it has any; 0: not at all
-    mix:float|None=None, # how much of those blocks as trained there is in the mean of their weights with those from before; unless it is 1, the head then learns for half as many epochs again, on what the mean gives. By default 0.8 if they are held by `distill`, else 0.65
+    mix:float|None=None, # how much of those blocks as trained there is in the mean of their weights with those from before; unless it is 1, the head then learns for half as many epochs again, on what the mean gives of each image and of one augmented view. By default 0.8 if they are held by `distill`, else 0.65
     share:float=0.5, # how much the article's term of the head counts afterwards, see `PairHead.damp`
     vote:tuple=(0.1,0.3), # share of the logits' spread that the encoder's source classes get by their votes, from 0 to below 1, if votes help on the training images: for images like those, and for images of no label that was learned (for all the mean, if the head does not tell the labels apart); see `PairHead.add_source`. One number: the same for all
     n_vote:int=512, # how many of those classes vote: those with the most votes on the training images
@@ -253,7 +253,7 @@ def fit_head(self:SiameseLearner,
             for o,grad in grads: o.requires_grad_(grad)
             if mix < 1:
                 last.load_state_dict({k: before[k].lerp(v, mix) if v.is_floating_point() else v for k,v in last.state_dict().items()})
-                fit([(torch.stack([_through(self, last, o, own)[0] for o in x]), y) for x,y in maps], SiameseModel(nn.Identity(), head), max(1, n_epoch//2), lr)
+                fit([(torch.stack([_through(self, last, o, own)[0] for o in x[:2]]), y) for x,y in maps], SiameseModel(nn.Identity(), head), max(1, n_epoch//2), lr)
         else: fit(maps, SiameseModel(last, head), n_epoch, lr)
         head.damp(share)
         if vote:

@@ -107,6 +107,19 @@ def test_a_threshold_does_what_it_says_when_it_is_typed(finder, doodles, tmp_pat
     assert np.mean([any(m.label != label_func(q) for m in ms) for q, ms in zip(queries, found)]) == pytest.approx(promised/100, abs=6e-4)
 
 
+def test_a_finder_that_is_sure_of_everything_has_no_threshold(finder, doodles, tmp_path):
+    gallery = Gallery.from_files(doodles[::2], finder.encoder, progress=False)
+    kept = head_calibration(gallery.head)
+    store_calibration(Calibration(1., 1000., 0.5), gallery.head) # all P(same) are 100 %
+    SimilarityFinder.from_parts(None, gallery).save(tmp_path/'finder')
+    store_calibration(kept, gallery.head)
+    (tmp_path/'images').mkdir()
+    for f in doodles[1::2]: shutil.copy(f, tmp_path/'images')
+    done = CliRunner().invoke(app, ['evaluate', str(tmp_path/'finder'), str(tmp_path/'images'), '--fpr', '0.2', '--no-picture'])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip().splitlines()[-1] == f'No P(same) keeps to --fpr 0.2: of {len(doodles[1::2])} images, more than that have a wrong match at 100 %'
+
+
 @pytest.mark.parametrize('args, says', [
     (['match', 'F', '--treated', 'a', '--controls', 'b', '--neighbours', '1'], '--neighbours is for pairs within one group'),
     (['match', 'F', '--treated', 'a', '-k', '3'], '-k, how many controls'), (['match', 'F', '--treated', 'a', '--key', 'patient'], '--key is a column of --covariates'),
@@ -143,3 +156,11 @@ def test_tables_in_another_encoding(tmp_path):
     from similarity_finder.balance import covariates_of
     (tmp_path/'t.csv').write_text('file,age\nBärchen_1.jpg,4\n', encoding='latin-1')
     with pytest.raises(ValueError, match=r't\.csv cannot be read as a csv table in UTF-8'): covariates_of(['a'], tmp_path/'t.csv')
+
+
+def test_a_quote_too_many_names_the_table(tmp_path):
+    "Not closed, it would swallow the rows that follow, and their files would have no label"
+    (tmp_path/'t.csv').write_text('file,label\n"a_1.jpg,cat\nb_1.jpg,dog\n')
+    with pytest.raises(ValueError, match=r't\.csv cannot be read as a csv table in UTF-8: unexpected end'): labeller(tmp_path/'t.csv')
+    (tmp_path/'t.csv').write_text('file,label\n"a,1.jpg","a ""tabby"" cat"\n')
+    assert labeller(tmp_path/'t.csv')('a,1.jpg') == 'a "tabby" cat'

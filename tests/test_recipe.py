@@ -37,6 +37,18 @@ def test_same_seed_same_weights(files):
     assert not same(runs[0], runs[2])
 
 
+def test_head_learns_on_from_two_views(files):
+    "After the blocks' weights are mixed, each image and one augmented view of it go through them once more, however many views there are; and the held-out images"
+    def encoded(views, mix):
+        learn, n = learner(files), []
+        last_blocks(learn.model.encoder, 2)[1][0].register_forward_hook(lambda m, x, out: n.append(len(x[0])))
+        with learn.no_bar(), learn.no_logging(): learn.fit_head(1, views=views, mix=mix, blocks=2)
+        return sum(n), len(learn.dls.train_ds), len(learn.dls.valid_ds)
+    for views, again in ((0, 1), (1, 2), (3, 2)):
+        mixed, images, held_out = encoded(views, 0.5)
+        assert mixed - encoded(views, 1)[0] == again*images + held_out
+
+
 @pytest.mark.slow(25)
 def test_more_blocks_learn_slower(files):
     "Not held, two blocks or fewer learn at 4e-4; three at two thirds of that"
