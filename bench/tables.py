@@ -35,7 +35,8 @@ fresh = measured[measured.dataset == 'fresh'] # splits that nothing was measured
 # once more, the networks that learn from as many images: the default whose head learns on from two views, and the rivals two epochs longer, under the names of those above
 today, longer = f'{ours}, two views', {'SupCon, 26 epochs': 'SupCon, 24 epochs', 'MultiSimilarity, 26 epochs': 'MultiSimilarity, 24 epochs'}
 once_more = measured[measured.dataset == 'fourth']
-as_many = once_more[once_more.method.isin(['raw features', today, *longer])].assign(method=lambda o: o.method.replace({today: ours, **longer}))
+_untrained = measured[(measured.dataset == 'third') & (measured.method == 'raw features and votes')].assign(run=lambda o: 'fourth ' + o.seed.astype(str)) # no views, no training: the same in every run
+as_many = pd.concat([once_more[once_more.method.isin(['raw features', today, *longer])].assign(method=lambda o: o.method.replace({today: ours, **longer})), _untrained])
 
 
 def _searched_with_neighbours(q): return q[q.method.str.endswith(', expanded')].assign(method=lambda o: o.method.str.removesuffix(', expanded'))
