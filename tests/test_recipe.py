@@ -38,7 +38,7 @@ def test_same_seed_same_weights(files):
 
 
 def test_head_learns_on_from_two_views(files):
-    "After the blocks' weights are mixed, each image and one augmented view of it go through them once more, however many views there are; and the held-out images"
+    "After the blocks' weights are mixed, two views of each image go through them once more, however many there are (one, if there is one); and the held-out images"
     def encoded(views, mix):
         learn, n = learner(files), []
         last_blocks(learn.model.encoder, 2)[1][0].register_forward_hook(lambda m, x, out: n.append(len(x[0])))
